@@ -1,0 +1,296 @@
+"""What the operator sets: the TOML file, its defaults, and the settings one gateway process runs with.
+
+A configuration file (default /etc/fusegw/config.toml) looks like this; every key is optional::
+
+    [gateway]
+    state_dir = "/var/lib/fusegw"       # metadata, locks, sockets, logs
+    cache_dir = "/var/cache/fusegw"
+    cache_size = "10G"
+
+    [volumes.tank]
+    store = "s3://bucket/prefix"        # or a table: store = { url = "s3://…", endpoint_url = "https://…" }
+    passphrase_file = "/etc/fusegw/tank.pass"
+    cache_size = "50G"
+
+Unknown keys are errors that name the key, its table and the nearest known one: a typo must never silently
+mean the default. What counts, in this order: command line, environment, file, default. The command line
+and the environment are read by `fusegw.cli`; this module knows the file, the defaults and the result.
+
+Sizes are integers (bytes) or text such as "512K", "10G", "1.5TiB"; all suffixes are powers of 1024.
+Relative paths in the file are taken from the file's own directory.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from fusegw.errors import Invalid
+from fusegw.keys.secret import Secret
+from fusegw.store.options import StoreOptions
+
+CONFIG_FILE = Path("/etc/fusegw/config.toml")
+STATE_DIR = Path("/var/lib/fusegw")
+CACHE_DIR = Path("/var/cache/fusegw")
+CACHE_SIZE_BYTES = 10 << 30
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
+_UNIT_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
+_SIZE_BYTES_MAX = 1 << 62
+
+_Table = TypeVar("_Table", bound=msgspec.Struct)
+
+
+def parse_size(text: str) -> int:
+    """Bytes meant by "4096", "512K", "10G" or "1.5TiB" (powers of 1024); Invalid for anything else."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise Invalid(f"{text!r} is not a size: expected a number and one of K, M, G, T, such as 10G")
+    value = float(match[1]) * (1 << _UNIT_SHIFT[match[2].upper()])
+    if value > _SIZE_BYTES_MAX:
+        raise Invalid(f"{text!r} is more than any disk holds: expected a size such as 10G")
+    return int(value)
+
+
+def check_volume_name(name: str) -> str:
+    """`name` itself when it can name a volume (it becomes a directory and a socket); Invalid otherwise."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            f"{name!r} cannot name a volume: expected 1 to 64 of letters, digits, '.', '_', '-', "
+            "the first one a letter or a digit"
+        )
+    return name
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Numbers that trade speed against memory, requests and freshness; none of them changes the format."""
+
+    pack_size_bytes: Annotated[int, msgspec.Meta(ge=1 << 20, le=1 << 30)] = msgspec.field(
+        default=32 << 20, name="pack_size"
+    )
+    """A pack is closed and shipped when it has grown to this."""
+    chunk_size_bytes: Annotated[int, msgspec.Meta(ge=16 << 10, le=8 << 20)] = msgspec.field(
+        default=512 << 10, name="chunk_size"
+    )
+    """Average length of a chunk; changing it ends deduplication against what was cut before."""
+    compression_level: Annotated[int, msgspec.Meta(ge=-7, le=19)] = 1
+    """Level of zstd."""
+    codec_threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Threads that cut, compress and seal; 0 means one per processor."""
+    upload_parallelism: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """Packs in flight to the store at one time."""
+    ship_interval_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 5.0
+    """A pack that is not full is closed and shipped when its first record is this old."""
+    commit_interval_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.25
+    """Time between two group commits of metadata when nobody asks for one."""
+    high_watermark: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    """Share of the cache budget that may be data not yet stored before writers are slowed down."""
+    write_wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 10.0
+    """Longest time one write waits for room before it fails with ENOSPC (the kernel's locks wait with it)."""
+    read_ahead_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = msgspec.field(
+        default=16 << 20, name="read_ahead"
+    )
+    """Bytes fetched ahead of a sequential reader; 0 switches it off."""
+    metadata_limit_bytes: Annotated[int, msgspec.Meta(ge=16 << 20, le=1 << 40)] = msgspec.field(
+        default=64 << 30, name="metadata_limit"
+    )
+    """Size of the metadata file at which new names and data get ENOSPC (deleting still works)."""
+
+
+class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One `[volumes.NAME]` table."""
+
+    store: StoreOptions | None = None
+    """Overrides what `fusegw init` recorded, for example after the endpoint has moved."""
+    passphrase_file: str | None = None
+    key_file: str | None = None
+    cache_size_bytes: int | None = msgspec.field(default=None, name="cache_size")
+    allow_other: bool | None = None
+    read_only: bool = False
+
+    def tuning(self) -> Tuning:
+        """The tuning part alone."""
+        return Tuning(**{field: getattr(self, field) for field in Tuning.__struct_fields__})
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[gateway]` table."""
+
+    state_dir: str | None = None
+    cache_dir: str | None = None
+    cache_size_bytes: int | None = msgspec.field(default=None, name="cache_size")
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole configuration file."""
+
+    gateway: GatewayConfig = GatewayConfig()
+    volumes: dict[str, VolumeConfig] = {}
+
+    def volume(self, name: str) -> VolumeConfig:
+        """The table of volume `name`, or all defaults when the file has none."""
+        return self.volumes.get(name, VolumeConfig())
+
+
+def load_config(path: Path | None) -> Config:
+    """The file at `path` (None: the default place, where a missing file means all defaults).
+
+    Invalid names the file, the table and the key.
+    """
+    source = path or CONFIG_FILE
+    try:
+        text = source.read_bytes().decode()
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise Invalid(f"{source}: no such configuration file; check --config or FUSEGW_CONFIG") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{source}: cannot be read as a configuration file: {error}") from None
+    return parse_config(text, source)
+
+
+def parse_config(text: str, source: Path) -> Config:
+    """The configuration in `text`; `source` is the file it came from, for messages and relative paths."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Invalid(f"{source}: not valid TOML: {error}") from None
+    try:
+        _check_keys(data, Config, "")
+        base = source.absolute().parent
+        gateway = _decode(_anchored(_table(data.get("gateway", {}), "gateway"), base), GatewayConfig, "gateway")
+        volumes = {
+            check_volume_name(name): _volume(_table(table, f"volumes.{name}"), f"volumes.{name}", base)
+            for name, table in _table(data.get("volumes", {}), "volumes").items()
+        }
+    except Invalid as error:
+        raise Invalid(f"{source}: {error}") from None
+    return Config(gateway=gateway, volumes=volumes)
+
+
+def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
+    table = _anchored(table, base)
+    store = table.get("store")
+    if isinstance(store, str):
+        table["store"] = {"url": store}
+    elif store is not None:
+        options = _anchored(_table(store, f"{where}.store"), base)
+        table["store"] = options
+        _decode(options, StoreOptions, f"{where}.store")
+    return _decode(table, VolumeConfig, where)
+
+
+def _table(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Invalid(f"{where}: expected a table ([{where}]), found {value!r}")
+    return dict(value)
+
+
+def _anchored(table: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`table` with the paths in it made absolute from `base`, the directory of the file they stand in."""
+    paths = ("state_dir", "cache_dir", "passphrase_file", "key_file", "ca_bundle")
+    return table | {
+        key: str(base / Path(table[key]).expanduser()) for key in paths if isinstance(table.get(key), str)
+    }
+
+
+def _check_keys(table: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> None:
+    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+    complaints = []
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+            complaints.append(f"unknown key {f'{where}.{key}' if where else key!s} ({hint})")
+    if complaints:
+        raise Invalid("; ".join(complaints))
+
+
+def _decode(table: dict[str, Any], kind: type[_Table], where: str) -> _Table:
+    """`table` as a `kind`: every key known, sizes read, types and bounds checked; Invalid says `where`."""
+    _check_keys(table, kind, where)
+    for field in msgspec.structs.fields(kind):
+        value = table.get(field.encode_name)
+        if field.name.endswith("_bytes") and isinstance(value, str):
+            try:
+                table[field.encode_name] = parse_size(value)
+            except Invalid as error:
+                raise Invalid(f"{where}.{field.encode_name}: {error}") from None
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        message = str(error).replace(" - at `$.", f" - at `{where}.").replace("`$`", f"`{where}`")
+        raise Invalid(message if where in message else f"{where}: {message}") from None
+
+
+class VolumePaths(msgspec.Struct, frozen=True):
+    """Where one volume's local state lies; nothing else in the project spells these paths."""
+
+    state_dir: Path
+    name: str
+
+    @property
+    def volume_dir(self) -> Path:
+        """0700; everything of this volume that must survive a restart."""
+        return self.state_dir / "volumes" / self.name
+
+    @property
+    def meta_dir(self) -> Path:
+        """The LMDB environment."""
+        return self.volume_dir / "meta"
+
+    @property
+    def lock_file(self) -> Path:
+        """flock'ed by the mount and by offline tools; its text names the holder."""
+        return self.volume_dir / "lock"
+
+    @property
+    def socket_file(self) -> Path:
+        """The control socket of the running gateway."""
+        return self.state_dir / "run" / f"{self.name}.sock"
+
+    @property
+    def log_file(self) -> Path:
+        """The log of the gateway when it runs as a daemon."""
+        return self.state_dir / "log" / f"{self.name}.log"
+
+
+class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the volume is shown to this host."""
+
+    allow_other: bool = False
+    """Other users than the one who mounts may look in (permission bits decide)."""
+    read_only: bool = False
+    """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
+    fsname: str = "fusegw"
+    """First column of /proc/mounts."""
+    kernel_options: tuple[str, ...] = ()
+    """Further options handed to the kernel as they are (nodev, nosuid, noatime, …)."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `fusegw.gateway.run` needs; complete, absolute and checked.
+
+    The volume's lock is held and `paths.volume_dir`, the socket's, the log's and the cache's directories
+    exist (0700) when the gateway gets this. The store must hold the volume with `volume_id`.
+    """
+
+    volume: str
+    volume_number: int
+    """1 to 255, from the registry: the first 8 bits of every node id."""
+    volume_id: bytes
+    """16 bytes, as recorded by `fusegw init`."""
+    store: StoreOptions
+    secret: Secret
+    paths: VolumePaths
+    cache_dir: Path
+    """Root of all caches; this volume's is the directory `volume_id.hex()` in it."""
+    cache_size_bytes: int
+    mountpoint: Path
+    options: MountOptions = MountOptions()
+    tuning: Tuning = Tuning()
