@@ -1,0 +1,104 @@
+"""Tables: how keys and values of the index become bytes.
+
+Every value ends in a CRC-32 over table, key and value, since LMDB has no checksums of its own and a flipped
+page must never read as a hole. A row that fails its check is `Corrupt` and names table and key.
+
+Keys are encoded big-endian, so their byte order is the order of the Python keys (ints, or tuples of an int
+and an int or bytes); merging scans rely on that.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Generic, TypeVar
+from zlib import crc32
+
+from fusegw.errors import Corrupt
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_CRC = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_U64_U64 = struct.Struct(">QQ")
+
+
+class Table(Generic[K, V]):
+    """One database of the index: its name, its codecs, whether it is scanned in order."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        encode_key: Callable[[K], bytes],
+        decode_key: Callable[[bytes], K],
+        encode_value: Callable[[V], bytes],
+        decode_value: Callable[[K, bytes], V],
+        scanned: bool = False,
+        local: bool = False,
+    ) -> None:
+        self.name = name
+        self.encode_key = encode_key
+        self.decode_key = decode_key
+        self.scanned = scanned
+        self.local = local
+        """True for rows that describe this gateway only and never travel with the volume's log."""
+        self._encode_value = encode_value
+        self._decode_value = decode_value
+        self._seed = crc32(name.encode())
+
+    def __repr__(self) -> str:
+        return f"Table({self.name})"
+
+    def encode(self, key: bytes, value: V) -> bytes:
+        """The stored form of `value` under the encoded `key`."""
+        body = self._encode_value(value)
+        return body + _CRC.pack(crc32(body, crc32(key, self._seed)))
+
+    def decode(self, key: K, raw_key: bytes, stored: bytes) -> V:
+        """The value of a stored row; Corrupt when its checksum does not fit."""
+        body = stored[:-4]
+        if len(stored) < 4 or _CRC.unpack_from(stored, len(body))[0] != crc32(
+            body, crc32(raw_key, self._seed)
+        ):
+            raise Corrupt(
+                f"metadata row {raw_key.hex()} of table {self.name!r} is damaged (checksum mismatch); "
+                "restore the state directory from a copy"
+            )
+        return self._decode_value(key, body)
+
+
+def encode_u64(key: int) -> bytes:
+    """A number as 8 big-endian bytes."""
+    return _U64.pack(key)
+
+
+def decode_u64(raw: bytes) -> int:
+    """The number in 8 big-endian bytes."""
+    value: int = _U64.unpack(raw)[0]
+    return value
+
+
+def encode_u64_name(key: tuple[int, bytes]) -> bytes:
+    """A number and a byte string."""
+    return _U64.pack(key[0]) + key[1]
+
+
+def decode_u64_name(raw: bytes) -> tuple[int, bytes]:
+    """The number and byte string of `encode_u64_name`."""
+    return _U64.unpack_from(raw)[0], raw[8:]
+
+
+def encode_u64_u64(key: tuple[int, int]) -> bytes:
+    """Two numbers as 16 big-endian bytes."""
+    return _U64_U64.pack(*key)
+
+
+def decode_u64_u64(raw: bytes) -> tuple[int, int]:
+    """The two numbers of `encode_u64_u64`."""
+    first, second = _U64_U64.unpack(raw)
+    return first, second
+
+
+def identity(value: bytes) -> bytes:
+    """Bytes that are their own stored form."""
+    return value

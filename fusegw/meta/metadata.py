@@ -1,0 +1,367 @@
+"""The metadata index: LMDB below, a pending set of changes above it, one view over both.
+
+An operation reads, validates and then merges its `Change` into the pending set without giving up the event
+loop in between, so changes are atomic and in order without locks. `freeze` hands the pending set to a
+commit; until that is durable its rows stay visible in the frozen set. Reads look at the change itself, then
+pending, frozen, LMDB.
+
+All methods belong to the event loop's thread except `save` (the commit, in a worker thread: begins, fills and
+commits its write transaction in that one call) and `find_chunk` (any thread, may miss what was merged just
+now).
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import lmdb
+from sortedcontainers import SortedDict
+
+from fusegw.errors import Busy, Corrupt, Full, UnknownFormat
+from fusegw.meta import schema
+from fusegw.meta.codec import Table
+
+K = TypeVar("K")
+V = TypeVar("V")
+_ABSENT: Any = object()
+_MAP_SIZE = 1 << 40
+_RESERVE_NAME = "reserve"
+
+Rows = dict[Any, Any]
+"""Key → value, None for deleted."""
+Layer = dict[str, Rows]
+
+
+def _new_layer() -> Layer:
+    return {table.name: SortedDict() if table.scanned else {} for table in schema.TABLES}
+
+
+class Change:
+    """One operation's rows, merged whole or not at all; reads see its own writes.
+
+    As a context manager it merges on a clean exit and is dropped on an exception.
+    """
+
+    __slots__ = ("_layer", "_metadata")
+
+    def __init__(self, metadata: "Metadata") -> None:
+        self._metadata = metadata
+        self._layer: Layer = {}
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        rows = self._layer.get(table.name)
+        if rows is not None:
+            value = rows.get(key, _ABSENT)
+            if value is not _ABSENT:
+                found: V | None = value
+                return found
+        return self._metadata.get(table, key)
+
+    def put(self, table: Table[K, V], key: K, value: V) -> None:
+        rows = self._layer.get(table.name)
+        if rows is None:
+            rows = self._layer[table.name] = SortedDict() if table.scanned else {}
+        rows[key] = value
+
+    def delete(self, table: Table[K, Any], key: K) -> None:
+        self.put(table, key, None)
+
+    def scan(self, table: Table[K, V], low: K, high: K, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
+        """Rows with low <= key < high, ascending or descending; do not change `table` while it runs."""
+        return self._metadata._scan(table, low, high, reverse, self._layer.get(table.name))
+
+    def merge(self) -> None:
+        """Make it part of the pending set."""
+        self._metadata._merge(self._layer)
+        self._layer = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.merge()
+
+
+class Metadata:
+    """The index of one volume, opened for writing by one gateway.
+
+    `size_max_bytes` is the soft limit for pages in use: above it `full` is true and operations that add
+    rows are to be refused; deletions still commit. A preallocated reserve beside the data file is given up
+    when the disk is full, so that deletions commit there as well.
+    """
+
+    def __init__(self, directory: Path, *, size_max_bytes: int, reserve_bytes: int = 16 << 20) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+        self._size_max_bytes = size_max_bytes
+        self._reserve_bytes = reserve_bytes
+        try:
+            self._env = lmdb.open(
+                str(directory), map_size=_MAP_SIZE, max_dbs=32, mode=0o600, readahead=False, max_spare_txns=4
+            )
+        except lmdb.LockError as error:
+            raise Busy(f"metadata index {directory} is in use: {error}") from None
+        except lmdb.Error as error:
+            raise Corrupt(
+                f"metadata index {directory} cannot be opened: {error}; restore it from a copy"
+            ) from None
+        self._databases: dict[str, Any] = {}
+        try:
+            for name in (*[table.name for table in schema.TABLES], *schema.RESERVED_TABLES):
+                self._databases[name] = self._env.open_db(name.encode())
+        except lmdb.Error as error:
+            self._env.close()
+            raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
+        self._pending = _new_layer()
+        self._frozen: Layer | None = None
+        self._pending_rows = 0
+        self._reader = self._env.begin(buffers=False)
+        self._check_version()
+        self._keep_reserve()
+        self._used_bytes = self._measure()
+
+    def close(self) -> None:
+        """Let go of the files; what is still pending is lost."""
+        self._reader.abort()
+        self._env.close()
+
+    # reading
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        """The present value, None when there is no row."""
+        value = self._pending[table.name].get(key, _ABSENT)
+        if value is _ABSENT:
+            if self._frozen is not None:
+                value = self._frozen[table.name].get(key, _ABSENT)
+            if value is _ABSENT:
+                raw_key = table.encode_key(key)
+                stored = self._reader.get(raw_key, db=self._databases[table.name])
+                return None if stored is None else table.decode(key, raw_key, stored)
+        found: V | None = value
+        return found
+
+    def scan(self, table: Table[K, V], low: K, high: K, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
+        """Rows with low <= key < high of a scanned table; consume it before the loop runs anything else."""
+        return self._scan(table, low, high, reverse, None)
+
+    def find_chunk(self, chunk_id: bytes) -> bool:
+        """Whether the dedup index has a chunk; from any thread, and may miss the newest."""
+        key = schema.chunk_key(chunk_id)
+        name = schema.CHUNK_ID.name
+        for layer in (self._pending, self._frozen):
+            if layer is not None:
+                value = layer[name].get(key, _ABSENT)
+                if value is not _ABSENT:
+                    return value is not None
+        with self._env.begin() as reader:
+            return reader.get(key, db=self._databases[name]) is not None
+
+    def number(self, name: bytes) -> int:
+        """A volume-wide number of the state table, 0 when it was never set."""
+        value = self.get(schema.STATE, name)
+        return 0 if value is None else int.from_bytes(value, "big")
+
+    @property
+    def used_bytes(self) -> int:
+        """Pages in use, as of the last commit."""
+        return self._used_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether operations that add rows are to be refused."""
+        return self._used_bytes > self._size_max_bytes
+
+    @property
+    def pending_rows(self) -> int:
+        """Upper bound of the rows not handed to a commit yet."""
+        return self._pending_rows
+
+    # changing
+
+    def change(self) -> Change:
+        """An empty change set."""
+        return Change(self)
+
+    def freeze(self) -> bool:
+        """Set the pending rows aside for a commit; False when there is nothing to save.
+
+        A frozen set that could not be saved stays and takes the newer rows in.
+        """
+        if self._frozen is None:
+            if not self._pending_rows:
+                return False
+            self._frozen = self._pending
+        else:
+            for name, rows in self._pending.items():
+                self._frozen[name].update(rows)
+        self._pending = _new_layer()
+        self._pending_rows = 0
+        return True
+
+    def save(self) -> None:
+        """Write the frozen rows in one durable transaction; Full when the disk or the map is full.
+
+        From a worker thread, one at a time. Nothing is lost when it fails: call it again.
+        """
+        if self._frozen is None:
+            return
+        try:
+            self._write(self._frozen)
+        except (lmdb.MapFullError, lmdb.DiskError, lmdb.Error, OSError) as error:
+            if not self._give_up_reserve():
+                raise self._saving_failed(error) from None
+            try:
+                self._write(self._frozen)
+            except (lmdb.Error, OSError) as again:
+                raise self._saving_failed(again) from None
+        else:
+            self._keep_reserve()
+
+    def saved(self) -> None:
+        """After `save`: readers see LMDB's new state, the frozen set is done with."""
+        self._reader.abort()
+        self._reader = self._env.begin(buffers=False)
+        self._frozen = None
+        self._used_bytes = self._measure()
+
+    def rewrite_unsaved(self, table: Table[K, V], rewrite: Callable[[V], V]) -> None:
+        """Replace rows that are not durable yet (a pack that failed moved its chunks)."""
+        for layer in (self._frozen, self._pending):
+            if layer is not None:
+                rows = layer[table.name]
+                for key, value in list(rows.items()):
+                    if value is not None:
+                        rows[key] = rewrite(value)
+
+    # inside
+
+    def _merge(self, layer: Layer) -> None:
+        for name, rows in layer.items():
+            target = self._pending[name]
+            before = len(target)
+            if len(rows) < 8:
+                for key, value in rows.items():
+                    target[key] = value
+            else:
+                target.update(rows)
+            self._pending_rows += len(target) - before
+
+    def _scan(
+        self, table: Table[K, V], low: K, high: K, reverse: bool, own: Rows | None
+    ) -> Iterator[tuple[K, V]]:
+        rows = self._scan_saved(table, low, high, reverse)
+        layers = [
+            self._frozen[table.name] if self._frozen is not None else None,
+            self._pending[table.name],
+            own,
+        ]
+        for layer in layers:
+            if layer:
+                assert isinstance(layer, SortedDict)
+                keys = list(layer.irange(low, high, inclusive=(True, False), reverse=reverse))
+                if keys:
+                    rows = _overlay(rows, keys, layer, reverse)
+        for key, value in rows:
+            if value is not None:
+                yield key, value
+
+    def _scan_saved(self, table: Table[K, V], low: K, high: K, reverse: bool) -> Iterator[tuple[K, V | None]]:
+        raw_low, raw_high = table.encode_key(low), table.encode_key(high)
+        with self._reader.cursor(db=self._databases[table.name]) as cursor:
+            if reverse:
+                found = cursor.prev() if cursor.set_range(raw_high) else cursor.last()
+                while found and (raw := cursor.key()) >= raw_low:
+                    key = table.decode_key(raw)
+                    yield key, table.decode(key, raw, cursor.value())
+                    found = cursor.prev()
+            else:
+                found = cursor.set_range(raw_low)
+                while found and (raw := cursor.key()) < raw_high:
+                    key = table.decode_key(raw)
+                    yield key, table.decode(key, raw, cursor.value())
+                    found = cursor.next()
+
+    def _write(self, layer: Layer) -> None:
+        with self._env.begin(write=True) as writer:
+            for table in schema.TABLES:
+                rows = layer[table.name]
+                if not rows:
+                    continue
+                database = self._databases[table.name]
+                encode_key: Callable[[Any], bytes] = table.encode_key
+                for key in rows if table.scanned else sorted(rows):
+                    value = rows[key]
+                    raw_key = encode_key(key)
+                    if value is None:
+                        writer.delete(raw_key, db=database)
+                    else:
+                        writer.put(raw_key, table.encode(raw_key, value), db=database)
+
+    def _saving_failed(self, error: Exception) -> Exception:
+        if isinstance(error, lmdb.MapFullError) or "No space" in str(error):
+            return Full(
+                f"metadata index {self._directory} cannot grow: {error}; delete files or free disk space"
+            )
+        return Full(f"metadata index {self._directory} cannot be written: {error}; check the disk")
+
+    def _measure(self) -> int:
+        pages = 0
+        for database in self._databases.values():
+            stat = self._reader.stat(database)
+            pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        used: int = pages * self._env.stat()["psize"]
+        return used
+
+    def _keep_reserve(self) -> None:
+        path = self._directory / _RESERVE_NAME
+        if path.exists():
+            return
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self._reserve_bytes)
+        except OSError as error:
+            path.unlink()
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        finally:
+            os.close(fd)
+
+    def _give_up_reserve(self) -> bool:
+        path = self._directory / _RESERVE_NAME
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _check_version(self) -> None:
+        found = self.number(schema.STATE_SCHEMA)
+        if found not in (0, schema.SCHEMA_VERSION):
+            self.close()
+            raise UnknownFormat(
+                f"metadata index {self._directory} has schema {found}, this fusegw knows {schema.SCHEMA_VERSION}; "
+                "use the fusegw that wrote it, or a newer one"
+            )
+
+
+def _overlay(
+    below: Iterator[tuple[K, V | None]], keys: list[K], layer: Rows, reverse: bool
+) -> Iterator[tuple[K, V | None]]:
+    """Rows of `below` with those of `layer` (its `keys`, in order) in their place."""
+    position, end = 0, len(keys)
+    for key, value in below:
+        while position < end and ((keys[position] > key) if reverse else (keys[position] < key)):  # type:
+        ignore[operator] yield keys[position], layer[keys[position]]
+            position += 1
+        if position < end and keys[position] == key:
+            value = layer[key]
+            position += 1
+        yield key, value
+    for key in keys[position:]:
+        yield key, layer[key]

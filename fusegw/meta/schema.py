@@ -1,0 +1,338 @@
+"""The schema: every table of the metadata index, its key, its value, its sentinels and invariants, in one
+place.
+
+| table      | key                     | value                                          |
+|------------|-------------------------|------------------------------------------------|
+| state      | name                    | volume-wide numbers and identity (`STATE_*`)   |
+| inode      | inode                   | `Inode`                                        |
+| dirent     | (directory, name)       | `Dirent`                                       |
+| position   | (directory, cookie)     | name; the order of readdir                     |
+| xattr      | (inode, name)           | value                                          |
+| extent     | (inode, file offset)    | `Extent`                                       |
+| chunk      | chunk number            | `Chunk`                                        |
+| chunk_id   | first 16 bytes of id    | chunk number; the dedup index                  |
+| pack       | pack number             | `Pack`                                         |
+| pack_local | pack number             | `PackLocal`; this gateway's knowledge only     |
+| reap       | inode                   | unlinked inodes whose data is still to be freed|
+
+Invariants: the extents of a file cover [0, size) exactly, holes included (`chunk` 0); `Inode.allocated` is
+the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it and a chunk without
+references has no row; `Pack.live` and `Pack.live_bytes` count the chunks that lie in it; every dirent has
+its position row and the other way round; a directory's `entries` counts its dirents and `nlink` is 2 plus
+its subdirectories; cookies 0–2 are never given out and a cookie never comes back in the same directory.
+
+Chunk and pack numbers carry the epoch that made them (`numbered`), so no number is ever used twice.
+"""
+
+import stat
+import struct
+
+import msgspec
+
+from fusegw.meta.codec import (
+    Table,
+    decode_u64,
+    decode_u64_name,
+    decode_u64_u64,
+    encode_u64,
+    encode_u64_name,
+    encode_u64_u64,
+    identity,
+)
+
+SCHEMA_VERSION = 1
+ROOT_INODE = 1
+INODE_MAX = (1 << 40) - 1
+FIRST_COOKIE = 3
+HOLE = 0
+"""`Extent.chunk` of a range that was never written."""
+EPOCH_SHIFT = 40
+EPOCH_MAX = (1 << 24) - 1
+COUNT_MAX = (1 << 32) - 1
+
+STATE_SCHEMA = b"schema"
+STATE_VOLUME_ID = b"volume-id"
+STATE_EPOCH = b"epoch"
+STATE_NEXT_INODE = b"next-inode"
+STATE_FILES = b"files"
+STATE_BYTES = b"bytes"
+"""Sum of `Inode.allocated` over all inodes: the logical data of the volume."""
+
+
+def numbered(epoch: int, n: int) -> int:
+    """The `n`th chunk or pack number of an epoch."""
+    return (epoch << EPOCH_SHIFT) | n
+
+
+class Inode(msgspec.Struct, frozen=True, gc=False):
+    """A file-system object. Times in ns since 1970 (signed), sizes in bytes."""
+
+    ino: int
+    generation: int
+    """The epoch that created it."""
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    allocated: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    flags: int = 0
+    """Bits for per-tree policy; none is given out yet."""
+    rdev: int = 0
+    """Device number of device nodes."""
+    parent: int = 0
+    """A directory's parent (the root is its own); 0 once unlinked, and for everything else."""
+    next_cookie: int = FIRST_COOKIE
+    entries: int = 0
+    target: bytes = b""
+    """What a symlink points at."""
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+
+class Dirent(msgspec.Struct, frozen=True, gc=False):
+    """A name in a directory: what it names, and its place in readdir."""
+
+    ino: int
+    cookie: int
+    kind: int
+    """File type: `stat.S_IFMT(mode) >> 12`."""
+
+
+class Extent(msgspec.Struct, frozen=True, gc=False):
+    """`length` bytes of a file from `chunk_offset` of chunk number `chunk`; HOLE reads as zeros."""
+
+    length: int
+    chunk: int
+    chunk_offset: int
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """A stored piece of data: identity, place in its pack, number of extents that refer to it."""
+
+    chunk_id: bytes
+    pack: int
+    record: int
+    offset: int
+    stored: int
+    raw: int
+    codec: int
+    count: int
+
+
+class Pack(msgspec.Struct, frozen=True, gc=False):
+    """A pack as the volume knows it; size, records and digest are 0 and empty until it is closed."""
+
+    pack_id: bytes
+    key_version: int
+    salt: bytes
+    size: int
+    records: int
+    live: int
+    """Chunks that lie in it."""
+    live_bytes: int
+    """Their stored bytes."""
+    digest: bytes
+    """BLAKE3 of the whole pack as sealed; empty while open."""
+
+
+PACK_OPEN = 1
+PACK_CLOSED = 2
+PACK_STORED = 3
+
+
+class PackLocal(msgspec.Struct, frozen=True, gc=False):
+    """Where this gateway stands with a pack: being written, waiting for the store, or stored."""
+
+    state: int
+    opened_ns: int
+    """When its first record was written; the age of what is not in the store."""
+
+
+_INODE = struct.Struct(">BIIIIIIQQqqq")
+_DIRECTORY = struct.Struct(">QQQ")
+_U64 = struct.Struct(">Q")
+_DIRENT = struct.Struct(">QQB")
+_EXTENT = struct.Struct(">QQI")
+_CHUNK = struct.Struct(">32sQIIIIIB")
+_PACK = struct.Struct(">16sI32sIIIQ")
+_PACK_LOCAL = struct.Struct(">Bq")
+_INODE_ROW = 1
+
+
+def _encode_inode(inode: Inode) -> bytes:
+    head = _INODE.pack(
+        _INODE_ROW,
+        inode.generation,
+        inode.mode,
+        inode.nlink,
+        inode.uid,
+        inode.gid,
+        inode.flags,
+        inode.size,
+        inode.allocated,
+        inode.atime_ns,
+        inode.mtime_ns,
+        inode.ctime_ns,
+    )
+    kind = stat.S_IFMT(inode.mode)
+    if kind == stat.S_IFDIR:
+        return head + _DIRECTORY.pack(inode.parent, inode.next_cookie, inode.entries)
+    if kind == stat.S_IFLNK:
+        return head + inode.target
+    if kind in (stat.S_IFBLK, stat.S_IFCHR):
+        return head + _U64.pack(inode.rdev)
+    return head
+
+
+def _decode_inode(ino: int, row: bytes) -> Inode:
+    (_, generation, mode, nlink, uid, gid, flags, size, allocated, atime, mtime, ctime) = _INODE.unpack_from(
+        row
+    )
+    kind = stat.S_IFMT(mode)
+    parent, next_cookie, entries, rdev, target = 0, FIRST_COOKIE, 0, 0, b""
+    if kind == stat.S_IFDIR:
+        parent, next_cookie, entries = _DIRECTORY.unpack_from(row, _INODE.size)
+    elif kind == stat.S_IFLNK:
+        target = row[_INODE.size :]
+    elif kind in (stat.S_IFBLK, stat.S_IFCHR):
+        rdev = _U64.unpack_from(row, _INODE.size)[0]
+    return Inode(
+        ino, generation, mode, nlink, uid, gid, size, allocated, atime, mtime, ctime,
+        flags, rdev, parent, next_cookie, entries, target,
+    )  # fmt: skip
+
+
+def _encode_chunk(chunk: Chunk) -> bytes:
+    return _CHUNK.pack(
+        chunk.chunk_id,
+        chunk.pack,
+        chunk.record,
+        chunk.offset,
+        chunk.stored,
+        chunk.raw,
+        chunk.count,
+        chunk.codec,
+    )
+
+
+def _decode_chunk(number: int, row: bytes) -> Chunk:
+    chunk_id, pack, record, offset, stored, raw, count, codec = _CHUNK.unpack(row)
+    return Chunk(chunk_id, pack, record, offset, stored, raw, codec, count)
+
+
+def _encode_pack(pack: Pack) -> bytes:
+    head = _PACK.pack(
+        pack.pack_id, pack.key_version, pack.salt, pack.size, pack.records, pack.live, pack.live_bytes
+    )
+    return head + pack.digest
+
+
+def _decode_pack(number: int, row: bytes) -> Pack:
+    pack_id, key_version, salt, size, records, live, live_bytes = _PACK.unpack_from(row)
+    return Pack(pack_id, key_version, salt, size, records, live, live_bytes, row[_PACK.size :])
+
+
+STATE: Table[bytes, bytes] = Table(
+    "state",
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+)
+INODE: Table[int, Inode] = Table(
+    "inode",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=_encode_inode,
+    decode_value=_decode_inode,
+)
+DIRENT: Table[tuple[int, bytes], Dirent] = Table(
+    "dirent",
+    encode_key=encode_u64_name,
+    decode_key=decode_u64_name,
+    encode_value=lambda d: _DIRENT.pack(d.ino, d.cookie, d.kind),
+    decode_value=lambda _, row: Dirent(*_DIRENT.unpack(row)),
+)
+POSITION: Table[tuple[int, int], bytes] = Table(
+    "position",
+    encode_key=encode_u64_u64,
+    decode_key=decode_u64_u64,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+    scanned=True,
+)
+XATTR: Table[tuple[int, bytes], bytes] = Table(
+    "xattr",
+    encode_key=encode_u64_name,
+    decode_key=decode_u64_name,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+    scanned=True,
+)
+EXTENT: Table[tuple[int, int], Extent] = Table(
+    "extent",
+    encode_key=encode_u64_u64,
+    decode_key=decode_u64_u64,
+    encode_value=lambda e: _EXTENT.pack(e.length, e.chunk, e.chunk_offset),
+    decode_value=lambda _, row: Extent(*_EXTENT.unpack(row)),
+    scanned=True,
+)
+CHUNK: Table[int, Chunk] = Table(
+    "chunk",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=_encode_chunk,
+    decode_value=_decode_chunk,
+    scanned=True,
+)
+CHUNK_ID: Table[bytes, int] = Table(
+    "chunk_id",
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=encode_u64,
+    decode_value=lambda _, row: decode_u64(row),
+)
+PACK: Table[int, Pack] = Table(
+    "pack",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=_encode_pack,
+    decode_value=_decode_pack,
+)
+PACK_LOCAL: Table[int, PackLocal] = Table(
+    "pack_local",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=lambda p: _PACK_LOCAL.pack(p.state, p.opened_ns),
+    decode_value=lambda _, row: PackLocal(*_PACK_LOCAL.unpack(row)),
+    scanned=True,
+    local=True,
+)
+REAP: Table[int, int] = Table(
+    "reap",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=encode_u64,
+    decode_value=lambda _, row: decode_u64(row),
+    scanned=True,
+)
+
+TABLES = (STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, PACK_LOCAL, REAP)
+RESERVED_TABLES = ("snapshot", "history", "log_tail")
+"""Created empty with every index: snapshots (sequence → row), the undo history of keys they still see, and
+the segments of the log that are not in the store yet."""
+
+
+def chunk_key(chunk_id: bytes) -> bytes:
+    """The dedup index's key of a chunk id; the whole id is compared with the chunk's row."""
+    return chunk_id[:16]
