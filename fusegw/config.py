@@ -163,7 +163,8 @@ def parse_config(text: str, source: Path) -> Config:
     try:
         _check_keys(data, Config, "")
         base = source.absolute().parent
-        gateway = _decode(_anchored(_table(data.get("gateway", {}), "gateway"), base), GatewayConfig, "gateway")
+        table = _anchored(_table(data.get("gateway", {}), "gateway"), base)
+        gateway = _decode(table, GatewayConfig, "gateway")
         volumes = {
             check_volume_name(name): _volume(_table(table, f"volumes.{name}"), f"volumes.{name}", base)
             for name, table in _table(data.get("volumes", {}), "volumes").items()

@@ -1,0 +1,195 @@
+"""Messages of the control socket: what a command may ask of a running gateway, and what it answers.
+
+One JSON object per line, UTF-8, at most `LINE_BYTES_MAX` with its newline. A client sends a `Request`; the
+gateway answers with any number of `Progress` lines and then exactly one `Result` or `Failure`; then the client
+may send the next request. A failure carries the name of a class in `fusegw.errors`, so a command
+ends with the same exit code as if the error had happened in it. Unknown fields are ignored on both
+sides: a command and a gateway of neighbouring versions understand each other.
+
+No secret ever crosses the socket.
+"""
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+import fusegw.errors
+from fusegw.errors import FusegwError
+
+LINE_BYTES_MAX = 64 << 10
+
+Method = Literal["status", "cache_stats", "cache_drop", "sync", "shutdown"]
+_Reply = TypeVar("_Reply")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One question; `wait` is read by `sync` alone."""
+
+    method: Method
+    wait: bool = False
+
+
+class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last requests to the store say about it."""
+
+    state: Literal["ok", "degraded", "down"] = "ok"
+    """degraded: some requests fail and are tried again; down: none has succeeded for a while."""
+    last_error: str | None = None
+    since_unix_s: float | None = None
+    """When it left "ok", in seconds since 1970; None while "ok"."""
+
+
+class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
+    """How a mounted volume is doing. Bytes are stored (compressed, sealed) bytes unless said otherwise."""
+
+    pid: int
+    volume: str
+    mountpoint: str
+    store_url: str
+    read_only: bool
+    epoch: int
+    backlog_bytes: int
+    """Accepted but not yet in the store."""
+    oldest_unshipped_s: float | None
+    """Age of the oldest change that is not yet in the store; None when everything is."""
+    ingest_rate_bytes_s: float
+    upload_rate_bytes_s: float
+    eta_s: float | None
+    """Time until the backlog is shipped at the present rate; None when nothing moves."""
+    store_health: StoreHealth
+    files: int
+    """Inodes in use, of every kind."""
+    open_files: int
+    logical_bytes: int
+    """Sum of the file sizes."""
+    stored_bytes: int
+    """Size of all packs, in the store or on the way."""
+    metadata_bytes: int
+
+
+class CacheStatsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The local cache and what deduplication and compression save. Counters run since the mount."""
+
+    used_bytes: int
+    budget_bytes: int
+    dirty_bytes: int
+    """Not yet in the store, hence not evictable."""
+    hits: int
+    misses: int
+    hit_bytes: int
+    miss_bytes: int
+    evictions: int
+    evicted_bytes: int
+    hit_ratio: float | None
+    """hits / (hits + misses); None before the first read."""
+    dedup_ratio: float | None
+    """Bytes of file content (without holes) per byte of distinct chunks; None for an empty volume."""
+    compression_ratio: float | None
+    """Raw bytes of distinct chunks per byte stored; None for an empty volume."""
+
+
+class CacheDropReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What dropping the evictable part of the cache freed."""
+
+    freed_bytes: int
+
+
+class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a sync stands: with `wait`, all that was acknowledged before it is in the store."""
+
+    complete: bool
+    backlog_bytes: int
+
+
+class SyncProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a waiting sync still has to ship."""
+
+    backlog_bytes: int
+    upload_rate_bytes_s: float
+    store_health: StoreHealth = StoreHealth()
+
+
+class ShutdownReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway has begun to unmount; it has ended when its lock is free."""
+
+    pid: int
+
+
+class Progress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
+    """A line before the answer."""
+
+    progress: SyncProgress
+
+
+class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="result"):
+    """The answer; its type follows from the method asked."""
+
+    result: msgspec.Raw
+
+
+class Failure(msgspec.Struct, frozen=True, tag_field="kind", tag="failure"):
+    """The answer when it did not work."""
+
+    error: str
+    """Name of a class in `fusegw.errors`."""
+    message: str
+
+
+Line = Progress | Result | Failure
+
+_ENCODER = msgspec.json.Encoder()
+_REQUESTS = msgspec.json.Decoder(Request)
+_LINES: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
+
+
+def encode_request(request: Request) -> bytes:
+    """One line, newline included."""
+    return _ENCODER.encode(request) + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """The request in `line`; Invalid when it is none."""
+    try:
+        return _REQUESTS.decode(line)
+    except msgspec.DecodeError as error:
+        raise fusegw.errors.Invalid(f"control request not understood: {error}") from None
+
+
+def encode_result(reply: msgspec.Struct) -> bytes:
+    """A `Result` line around `reply`, newline included."""
+    return _ENCODER.encode(Result(msgspec.Raw(_ENCODER.encode(reply)))) + b"\n"
+
+
+def encode_progress(progress: SyncProgress) -> bytes:
+    """A `Progress` line, newline included."""
+    return _ENCODER.encode(Progress(progress)) + b"\n"
+
+
+def encode_failure(error: FusegwError) -> bytes:
+    """A `Failure` line, newline included; a very long message is cut."""
+    message = str(error)[: LINE_BYTES_MAX // 16]
+    return _ENCODER.encode(Failure(type(error).__name__, message)) + b"\n"
+
+
+def decode_line(line: bytes) -> Line:
+    """What the gateway sent; Invalid when it is not of this protocol."""
+    try:
+        return _LINES.decode(line)
+    except msgspec.DecodeError as error:
+        raise fusegw.errors.Invalid(f"reply of the gateway not understood: {error}") from None
+
+
+def decode_result(result: Result, kind: type[_Reply]) -> _Reply:
+    """The answer as the type that belongs to the method; Invalid when it does not fit."""
+    try:
+        return msgspec.json.decode(result.result, type=kind)
+    except msgspec.DecodeError as error:
+        raise fusegw.errors.Invalid(f"reply of the gateway not understood: {error}") from None
+
+
+def error_of(failure: Failure) -> FusegwError:
+    """The exception a `Failure` stands for; an unknown name becomes the root class."""
+    kind = getattr(fusegw.errors, failure.error, FusegwError)
+    if not (isinstance(kind, type) and issubclass(kind, FusegwError)):
+        kind = FusegwError
+    return kind(failure.message)

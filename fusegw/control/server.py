@@ -1,0 +1,246 @@
+"""The gateway's end of the control socket: a small trio server for a few local clients.
+
+`serve` owns the socket file from bind to unlink; the caller holds the volume's lock, so a socket file found
+there is a dead gateway's. The socket is 0600 in a 0700 directory, and each peer must be root or the user
+the gateway runs as (SO_PEERCRED). Clients, line lengths and waiting times are bounded; an error in
+a handler is answered and never ends the gateway. A client that goes away cancels what it asked for.
+"""
+
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import trio
+
+from fusegw.control import protocol
+from fusegw.control.protocol import (
+    CacheDropReply,
+    CacheStatsReply,
+    Request,
+    ShutdownReply,
+    StatusReply,
+    SyncProgress,
+    SyncReply,
+)
+from fusegw.errors import Busy, Denied, FusegwError, Invalid
+
+CLIENTS_MAX = 16
+IDLE_S = 60.0
+SEND_S = 30.0
+PROGRESS_INTERVAL_S = 0.5
+
+_UCRED = struct.Struct("3i")
+_log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """What the gateway does for its clients; each method may raise any `FusegwError`."""
+
+    async def status(self) -> StatusReply: ...
+
+    async def cache_stats(self) -> CacheStatsReply: ...
+
+    async def cache_drop(self) -> CacheDropReply:
+        """Evict everything evictable."""
+        ...
+
+    async def sync(self, *, wait: bool) -> SyncReply:
+        """Close the open pack and ship; with `wait`, return only when all acknowledged before is in the
+        store, or raise the reason why it cannot be. Cancelled when the client goes away."""
+        ...
+
+    def progress(self) -> SyncProgress:
+        """Where a running sync stands; cheap, called twice a second."""
+        ...
+
+    async def shutdown(self) -> ShutdownReply:
+        """Begin an orderly unmount and return at once."""
+        ...
+
+
+async def serve(
+    socket_file: Path,
+    handler: Handler,
+    *,
+    peer_uid: Callable[[trio.socket.SocketType], int] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on `socket_file` (any length; its directory exists) until cancelled; started once it accepts.
+
+    `peer_uid` tells the user of a connection and is the kernel's word unless a test says otherwise.
+    """
+    listener = _bind(socket_file)
+    server = _Server(handler, peer_uid or kernel_peer_uid)
+    try:
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            await server.accept(listener, nursery)
+    finally:
+        listener.close()
+        socket_file.unlink(missing_ok=True)
+
+
+def kernel_peer_uid(connection: trio.socket.SocketType) -> int:
+    """User id of the process at the other end."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[1])
+
+
+def _bind(socket_file: Path) -> trio.socket.SocketType:
+    """A listening socket; through the directory's descriptor, for a socket address holds 107 bytes only."""
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    directory = os.open(socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    address = f"/proc/self/fd/{directory}/{socket_file.name}"
+    try:
+        socket_file.unlink(missing_ok=True)
+        # trio's own bind is async for the sake of host names; this address blocks nowhere.
+        blocking = socket.socket(fileno=os.dup(listener.fileno()))
+        with blocking:
+            blocking.bind(address)
+            os.chmod(address, 0o600)
+            blocking.listen(CLIENTS_MAX)
+    except OSError as error:
+        listener.close()
+        raise FusegwError(f"control socket {socket_file} cannot be opened: {error.strerror}") from error
+    finally:
+        os.close(directory)
+    return listener
+
+
+class _Server:
+    """The connections of one socket."""
+
+    def __init__(self, handler: Handler, peer_uid: Callable[[trio.socket.SocketType], int]) -> None:
+        self._handler = handler
+        self._peer_uid = peer_uid
+        self._clients = 0
+
+    async def accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                connection, _ = await listener.accept()
+            except OSError as error:  # out of descriptors, or a peer that left at once
+                _log.warning("control socket: accept failed: %s", error)
+                await trio.sleep(PROGRESS_INTERVAL_S)
+                continue
+            nursery.start_soon(self._serve_client, connection)
+
+    async def _serve_client(self, connection: trio.socket.SocketType) -> None:
+        self._clients += 1
+        try:
+            async with trio.SocketStream(connection) as stream:
+                await self._converse(connection, _LineStream(stream))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, OSError) as error:
+            _log.debug("control client left: %r", error)
+        finally:
+            self._clients -= 1
+
+    async def _converse(self, connection: trio.socket.SocketType, lines: "_LineStream") -> None:
+        refusal = self._refusal(self._peer_uid(connection))
+        if refusal is not None:
+            await lines.send(protocol.encode_failure(refusal))
+            return
+        while True:
+            try:
+                line = await lines.receive()
+                if line is None:
+                    return
+                request = protocol.decode_request(line)
+            except Invalid as error:
+                await lines.send(protocol.encode_failure(error))
+                return
+            await lines.send(await self._answer(request, lines))
+
+    def _refusal(self, uid: int) -> FusegwError | None:
+        if uid not in (0, os.geteuid()):
+            return Denied("only root and the user the gateway runs as may control it")
+        if self._clients > CLIENTS_MAX:
+            return Busy(f"the gateway serves {CLIENTS_MAX} control clients already; try again")
+        return None
+
+    async def _answer(self, request: Request, lines: "_LineStream") -> bytes:
+        try:
+            return protocol.encode_result(await self._dispatch(request, lines))
+        except FusegwError as error:
+            return protocol.encode_failure(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            raise
+        except Exception:
+            _log.exception("control request %s failed", request.method)
+            return protocol.encode_failure(FusegwError("internal error of the gateway; see its log"))
+
+    async def _dispatch(self, request: Request, lines: "_LineStream") -> msgspec.Struct:
+        if request.method == "status":
+            return await self._handler.status()
+        if request.method == "cache_stats":
+            return await self._handler.cache_stats()
+        if request.method == "cache_drop":
+            return await self._handler.cache_drop()
+        if request.method == "sync":
+            if not request.wait:
+                return await self._handler.sync(wait=False)
+            return await self._with_progress(self._handler.sync, lines)
+        return await self._handler.shutdown()
+
+    async def _with_progress(
+        self, sync: Callable[..., Awaitable[SyncReply]], lines: "_LineStream"
+    ) -> SyncReply:
+        """The waiting sync, with a progress line now and then; a client that left ends it."""
+        outcome: list[SyncReply | BaseException] = []
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+
+            async def run() -> None:
+                try:
+                    outcome.append(await sync(wait=True))
+                except Exception as error:
+                    outcome.append(error)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run)
+            failure = await self._report(lines)
+            nursery.cancel_scope.cancel()
+            if failure is not None and not outcome:
+                outcome.append(failure)
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    async def _report(self, lines: "_LineStream") -> Exception | None:
+        """Send progress until cancelled; returns only when the client is gone, with what says so."""
+        try:
+            while True:
+                await lines.send(protocol.encode_progress(self._handler.progress()))
+                await trio.sleep(PROGRESS_INTERVAL_S)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            return error
+
+
+class _LineStream:
+    """Lines of bounded length over a byte stream, with a time limit on each."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._pending = bytearray()
+
+    async def receive(self) -> bytes | None:
+        """The next line without its newline; None at the end. Invalid when it is too long."""
+        with trio.fail_after(IDLE_S):
+            while (end := self._pending.find(b"\n")) < 0:
+                if len(self._pending) >= protocol.LINE_BYTES_MAX:
+                    raise Invalid(f"control request longer than {protocol.LINE_BYTES_MAX} bytes")
+                data = await self._stream.receive_some(4096)
+                if not data:
+                    return None
+                self._pending += data
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
+        return line
+
+    async def send(self, line: bytes) -> None:
+        with trio.fail_after(SEND_S):
+            await self._stream.send_all(line)
