@@ -345,8 +345,8 @@ class Metadata:
         if found not in (0, schema.SCHEMA_VERSION):
             self.close()
             raise UnknownFormat(
-                f"metadata index {self._directory} has schema {found}, this fusegw knows {schema.SCHEMA_VERSION}; "
-                "use the fusegw that wrote it, or a newer one"
+                f"metadata index {self._directory} has schema {found}, this fusegw knows "
+                f"{schema.SCHEMA_VERSION}; use the fusegw that wrote it, or a newer one"
             )
 
 
@@ -356,8 +356,8 @@ def _overlay(
     """Rows of `below` with those of `layer` (its `keys`, in order) in their place."""
     position, end = 0, len(keys)
     for key, value in below:
-        while position < end and ((keys[position] > key) if reverse else (keys[position] < key)):  # type:
-        ignore[operator] yield keys[position], layer[keys[position]]
+        while position < end and keys[position] != key and (keys[position] < key) is not reverse:  # type: ignore[operator]
+            yield keys[position], layer[keys[position]]
             position += 1
         if position < end and keys[position] == key:
             value = layer[key]
