@@ -30,7 +30,8 @@ def pins(text: str) -> dict[str, str]:
 def closure() -> set[str]:
     """Every distribution that the project with its optional groups pulls in, by normalised name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(r for group in project["optional-dependencies"].values() for r in group)]
+    groups = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(text for group in groups for text in group)]
     queue = [Requirement(text) for text in wanted]
     seen: set[tuple[str, frozenset[str]]] = set()
     while queue:
