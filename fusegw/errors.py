@@ -28,6 +28,10 @@ class Unavailable(FusegwError):
     errno = errno.EIO
 
 
+class Overloaded(Unavailable):
+    """The store answers, but asks for fewer requests: back off for longer than after an outage."""
+
+
 class Denied(FusegwError):
     """The store or the system refused permission: fix credentials or rights."""
 
