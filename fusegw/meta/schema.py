@@ -147,11 +147,11 @@ class Pack(msgspec.Struct, frozen=True, gc=False):
 
 PACK_OPEN = 1
 PACK_CLOSED = 2
-PACK_STORED = 3
+"""States of `PackLocal`: being written; complete and waiting for the store."""
 
 
 class PackLocal(msgspec.Struct, frozen=True, gc=False):
-    """Where this gateway stands with a pack: being written, waiting for the store, or stored."""
+    """Where this gateway stands with a pack that is not in the store yet; a stored pack has no such row."""
 
     state: int
     opened_ns: int

@@ -1,9 +1,9 @@
 """Inodes as callers see them: the row of the index, overlaid by what written data has not settled yet.
 
-A write changes size and times at once for every reader, but the row may not say so before the data behind it is in
-the index: a committed size must never run ahead of committed extents, nor a new time stamp stand on old data. While
-a file has such data its newest inode is *held* here, and its row keeps the old size, allocation and times;
-everything else (mode, owner, link count) goes through to the row immediately.
+A write changes size and times at once for every reader, but the row may not say so before the data behind
+it is in the index: a committed size must never run ahead of committed extents, nor a new time stamp stand
+on old data. While a file has such data its newest inode is *held* here, and its row keeps the old size,
+allocation and times; everything else (mode, owner, link count) goes through to the row immediately.
 """
 
 from msgspec.structs import replace
@@ -60,7 +60,7 @@ class Inodes:
         return ino in self._held
 
     def settle(self, change: Change, ino: int) -> None:
-        """All data of the file is in the index: its row becomes what callers see (allocation is the row's)."""
+        """All data of the file is in the index: its row becomes what callers see."""
         inode = self._held.pop(ino, None)
         if inode is not None:
             row = change.get(INODE, ino)
