@@ -108,9 +108,9 @@ def change_passphrase(
 ) -> SlotInfo:
     """Put `new_secret` in the place of a slot's secret; number and label stay.
 
-    Without `slot` it is the slot that `secret` opens if that is of the new secret's kind, else the only slot of
-    that kind: so a recovery key can set a new passphrase. Invalid when that leaves a choice, NotFound, WrongKey,
-    Busy.
+    Without `slot` it is the slot that `secret` opens if that is of the new secret's kind, else the only
+    slot of that kind: so a recovery key can set a new passphrase. Invalid when that leaves a choice,
+    NotFound, WrongKey, Busy.
     """
     stored, opened = _open_for_change(store, secret)
     generation = stored.generation
@@ -142,8 +142,8 @@ def add_master_version(
 ) -> VolumeKeys:
     """Make a new master version for all objects written from now on; older ones keep opening older objects.
 
-    Only slots whose secret is given can take it in. The others are lost, so they have to be dropped on purpose:
-    that is what revokes them. Invalid names them otherwise. WrongKey, Busy.
+    Only slots whose secret is given can take it in. The others are lost, so they have to be dropped on
+    purpose: that is what revokes them. Invalid names them otherwise. WrongKey, Busy.
     """
     stored, opened = _open_for_change(store, secrets[0])
     generation = stored.generation

@@ -83,10 +83,10 @@ class KeyGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     next_slot: Annotated[int, msgspec.Meta(ge=2, le=1 << 32)]
     slots: Annotated[tuple[Slot, ...], msgspec.Meta(min_length=1, max_length=SLOTS_MAX)]
     constants: Annotated[tuple[SealedConstants, ...], msgspec.Meta(min_length=1, max_length=VERSIONS_MAX)]
-    features: Features = Features()
+    features: Features
     extensions: Annotated[
         dict[_Name, Annotated[bytes, msgspec.Meta(max_length=8192)]], msgspec.Meta(max_length=64)
-    ] = msgspec.field(default_factory=dict)
+    ]
 
 
 def seal_constants(keys: VolumeKeys, version: int, entropy: Entropy) -> SealedConstants:

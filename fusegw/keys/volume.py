@@ -66,7 +66,7 @@ class OpenedVolume(msgspec.Struct, frozen=True):
 
 
 class SlotListing(msgspec.Struct, frozen=True):
-    """The slots of a volume; only what the store says as long as `authenticated` is False (no secret given)."""
+    """The slots of a volume; nothing but the store's word when `authenticated` is False (no secret given)."""
 
     header: VolumeHeader
     generation: int
@@ -135,6 +135,8 @@ def create_volume(
         next_slot=3,
         slots=slots,
         constants=(gen.seal_constants(keys, 1, entropy),),
+        features=Features(),
+        extensions={},
     )
     try:
         store.put(generation_key(1), gen.encode_generation(first, keys, header_bytes), create_only=True)
