@@ -25,13 +25,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
 from fusegw.errors import Invalid
-from fusegw.keys.secret import Secret
 from fusegw.store.options import StoreOptions
+
+if TYPE_CHECKING:  # the commands that need no key must not wait for the cryptography
+    from fusegw.keys.secret import Secret
 
 CONFIG_FILE = Path("/etc/fusegw/config.toml")
 STATE_DIR = Path("/var/lib/fusegw")
@@ -287,7 +289,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     volume_id: bytes
     """16 bytes, as recorded by `fusegw init`."""
     store: StoreOptions
-    secret: Secret
+    secret: "Secret"
     paths: VolumePaths
     cache_dir: Path
     """Root of all caches; this volume's is the directory `volume_id.hex()` in it."""
@@ -295,3 +297,5 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     mountpoint: Path
     options: MountOptions = MountOptions()
     tuning: Tuning = Tuning()
+    unsafe_no_fencing: bool = False
+    """`fusegw init` was told that this store cannot refuse a second create; do not ask again."""

@@ -1,8 +1,8 @@
 """Messages of the control socket: what a command may ask of a running gateway, and what it answers.
 
 One JSON object per line, UTF-8, at most `LINE_BYTES_MAX` with its newline. A client sends a `Request`; the
-gateway answers with any number of `Progress` lines and then exactly one `Result` or `Failure`; then the client
-may send the next request. A failure carries the name of a class in `fusegw.errors`, so a command
+gateway answers with any number of `Progress` lines and then exactly one `Result` or `Failure`; then the
+client may send the next request. A failure carries the name of a class in `fusegw.errors`, so a command
 ends with the same exit code as if the error had happened in it. Unknown fields are ignored on both
 sides: a command and a gateway of neighbouring versions understand each other.
 

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -93,23 +93,21 @@ def kernel_peer_uid(connection: trio.socket.SocketType) -> int:
 
 def _bind(socket_file: Path) -> trio.socket.SocketType:
     """A listening socket; through the directory's descriptor, for a socket address holds 107 bytes only."""
-    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    directory = os.open(socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    address = f"/proc/self/fd/{directory}/{socket_file.name}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        socket_file.unlink(missing_ok=True)
-        # trio's own bind is async for the sake of host names; this address blocks nowhere.
-        blocking = socket.socket(fileno=os.dup(listener.fileno()))
-        with blocking:
-            blocking.bind(address)
+        directory = os.open(socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            address = f"/proc/self/fd/{directory}/{socket_file.name}"
+            socket_file.unlink(missing_ok=True)
+            listener.bind(address)
             os.chmod(address, 0o600)
-            blocking.listen(CLIENTS_MAX)
+            listener.listen(CLIENTS_MAX)
+        finally:
+            os.close(directory)
     except OSError as error:
         listener.close()
         raise FusegwError(f"control socket {socket_file} cannot be opened: {error.strerror}") from error
-    finally:
-        os.close(directory)
-    return listener
+    return trio.socket.from_stdlib_socket(listener)
 
 
 class _Server:
@@ -182,42 +180,33 @@ class _Server:
         if request.method == "cache_drop":
             return await self._handler.cache_drop()
         if request.method == "sync":
-            if not request.wait:
-                return await self._handler.sync(wait=False)
-            return await self._with_progress(self._handler.sync, lines)
+            return await (self._sync(lines) if request.wait else self._handler.sync(wait=False))
         return await self._handler.shutdown()
 
-    async def _with_progress(
-        self, sync: Callable[..., Awaitable[SyncReply]], lines: "_LineStream"
-    ) -> SyncReply:
-        """The waiting sync, with a progress line now and then; a client that left ends it."""
-        outcome: list[SyncReply | BaseException] = []
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-
-            async def run() -> None:
-                try:
-                    outcome.append(await sync(wait=True))
-                except Exception as error:
-                    outcome.append(error)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(run)
-            failure = await self._report(lines)
+    async def _sync(self, lines: "_LineStream") -> SyncReply:
+        """A waiting sync, with a progress line now and then; ends when the client leaves."""
+        reply: SyncReply | None = None
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._report, lines, nursery.cancel_scope)
+            try:
+                reply = await self._handler.sync(wait=True)
+            except Exception as error:  # kept bare, out of the nursery's exception group
+                failure = error
             nursery.cancel_scope.cancel()
-            if failure is not None and not outcome:
-                outcome.append(failure)
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
+        if failure is not None:
+            raise failure
+        if reply is None:
+            raise trio.BrokenResourceError("the client left while it waited")
+        return reply
 
-    async def _report(self, lines: "_LineStream") -> Exception | None:
-        """Send progress until cancelled; returns only when the client is gone, with what says so."""
+    async def _report(self, lines: "_LineStream", waiting: trio.CancelScope) -> None:
         try:
             while True:
-                await lines.send(protocol.encode_progress(self._handler.progress()))
                 await trio.sleep(PROGRESS_INTERVAL_S)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            return error
+                await lines.send(protocol.encode_progress(self._handler.progress()))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            waiting.cancel()
 
 
 class _LineStream:

@@ -1,0 +1,120 @@
+"""The commands' end of the control socket: blocking, one connection per question, every wait bounded.
+
+`ControlClient` turns the gateway's answers into the structs of `protocol` and its failures into the
+errors of `fusegw.errors`. It imports no event loop, for commands must start fast.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from fusegw.control import protocol
+from fusegw.control.protocol import (
+    CacheDropReply,
+    CacheStatsReply,
+    Failure,
+    Progress,
+    Request,
+    ShutdownReply,
+    StatusReply,
+    SyncProgress,
+    SyncReply,
+)
+from fusegw.errors import Denied, FusegwError, NotFound, Unavailable
+
+TIMEOUT_S = 30.0
+
+_Reply = TypeVar("_Reply")
+
+
+class ControlClient:
+    """Asks the gateway behind `socket_file`; `timeout_s` bounds the silence between two lines.
+
+    Every method raises NotFound when no gateway listens there, Denied when it refuses this user,
+    Unavailable when it stays silent, and whatever the gateway answers.
+    """
+
+    def __init__(self, socket_file: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._socket_file = socket_file
+        self._timeout_s = timeout_s
+
+    def status(self) -> StatusReply:
+        return self._ask(Request(method="status"), StatusReply)
+
+    def cache_stats(self) -> CacheStatsReply:
+        return self._ask(Request(method="cache_stats"), CacheStatsReply)
+
+    def cache_drop(self) -> CacheDropReply:
+        return self._ask(Request(method="cache_drop"), CacheDropReply)
+
+    def sync(self, *, wait: bool, on_progress: Callable[[SyncProgress], None]) -> SyncReply:
+        """Ship what is open; with `wait`, until the store has all; `on_progress` is called on the way."""
+        return self._ask(Request(method="sync", wait=wait), SyncReply, on_progress)
+
+    def shutdown(self) -> ShutdownReply:
+        return self._ask(Request(method="shutdown"), ShutdownReply)
+
+    def _ask(
+        self,
+        request: Request,
+        kind: type[_Reply],
+        on_progress: Callable[[SyncProgress], None] | None = None,
+    ) -> _Reply:
+        try:
+            with self._connect() as connection:
+                connection.sendall(protocol.encode_request(request))
+                for line in self._lines(connection):
+                    if isinstance(line, Progress):
+                        if on_progress is not None:
+                            on_progress(line.progress)
+                    elif isinstance(line, Failure):
+                        raise protocol.error_of(line)
+                    else:
+                        return protocol.decode_result(line, kind)
+        except TimeoutError:
+            raise Unavailable(
+                f"the gateway behind {self._socket_file} did not answer within {self._timeout_s:g} s; "
+                "see its log"
+            ) from None
+        except OSError as error:
+            raise Unavailable(f"the gateway behind {self._socket_file} hung up: {error.strerror}") from None
+        raise Unavailable(f"the gateway behind {self._socket_file} ended before it answered; see its log")
+
+    def _connect(self) -> socket.socket:
+        """A connection, through the directory's descriptor: a socket address holds 107 bytes only."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(self._timeout_s)
+        try:
+            directory = os.open(self._socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{directory}/{self._socket_file.name}")
+            finally:
+                os.close(directory)
+        except OSError as error:
+            connection.close()
+            raise self._refused(error) from None
+        return connection
+
+    def _refused(self, error: OSError) -> FusegwError:
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+            return NotFound(f"no gateway listens on {self._socket_file}")
+        if isinstance(error, PermissionError):
+            return Denied(
+                f"control socket {self._socket_file}: permission denied; run this as the gateway's user"
+            )
+        return Unavailable(f"control socket {self._socket_file} cannot be reached: {error.strerror}")
+
+    def _lines(self, connection: socket.socket) -> Iterator[protocol.Line]:
+        pending = bytearray()
+        while True:
+            while (end := pending.find(b"\n")) < 0:
+                if len(pending) > protocol.LINE_BYTES_MAX:
+                    raise Unavailable(f"the gateway behind {self._socket_file} does not speak this protocol")
+                data = connection.recv(64 << 10)
+                if not data:
+                    return
+                pending += data
+            yield protocol.decode_line(bytes(pending[:end]))
+            del pending[: end + 1]

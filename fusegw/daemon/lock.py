@@ -1,0 +1,99 @@
+"""One holder per volume on this host: an flock on `<state>/volumes/NAME/lock`.
+
+The kernel frees the lock when its holder ends, however it ends. The text in the file names the holder for
+messages; it outlives the holder and then tells where the volume was mounted last, which is how
+a mount left dead by a killed gateway is recognised. The lock is never removed.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from fusegw.config import VolumePaths
+from fusegw.errors import Busy, Denied
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds, or held last, the lock of a volume."""
+
+    pid: int
+    mountpoint: str
+    """Empty when the volume is used by a command without a mount."""
+
+    def __str__(self) -> str:
+        return f"pid {self.pid}, mounted on {self.mountpoint}" if self.mountpoint else f"pid {self.pid}"
+
+
+@contextmanager
+def volume_lock(paths: VolumePaths, *, mountpoint: str = "") -> Iterator[Holder | None]:
+    """Hold the volume for the time of the block; gives the holder before. Busy names the present one."""
+    descriptor = _open(paths, create=True)
+    try:
+        if not _try(descriptor):
+            raise busy(paths, _read(descriptor))
+        before = _read(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), mountpoint)), 0)
+        yield before
+    finally:
+        os.close(descriptor)
+
+
+def present_holder(paths: VolumePaths) -> Holder | None:
+    """Who holds the volume now; None when it is free."""
+    return _look(paths, held=True)
+
+
+def last_holder(paths: VolumePaths) -> Holder | None:
+    """Who held the volume last, when nobody holds it now; None also when nobody ever did."""
+    return _look(paths, held=False)
+
+
+def busy(paths: VolumePaths, holder: Holder | None) -> Busy:
+    """The error of finding the volume held."""
+    by = f" by {holder}" if holder else ""
+    return Busy(f"volume {paths.name!r} is in use{by}; unmount it first with fusegw umount {paths.name}")
+
+
+def _look(paths: VolumePaths, *, held: bool) -> Holder | None:
+    try:
+        descriptor = _open(paths, create=False)
+    except FileNotFoundError:
+        return None
+    try:
+        free = _try(descriptor)
+        # A holder that has just begun may not have written its name yet.
+        holder = _read(descriptor) or (None if free else Holder(0, ""))
+        return holder if free != held else None
+    finally:
+        os.close(descriptor)
+
+
+def _open(paths: VolumePaths, *, create: bool) -> int:
+    try:
+        if create:
+            paths.volume_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(paths.lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Denied(f"lock {paths.lock_file} of volume {paths.name!r}: {error.strerror}") from None
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(descriptor, 64 << 10, 0), type=Holder)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,162 @@
+"""Which volumes this gateway knows: name, number, identity, and where their objects lie.
+
+The registry is `<state>/registry.json`, replaced atomically (temporary file, fsync, rename, fsync of the
+directory) under an flock of `<state>/registry.lock`. A volume's number (1 to 255) becomes the first byte of
+all its node ids, which NFS clients keep: a number once given is never given to another volume, not even after
+its volume is forgotten. It holds no secret.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from fusegw.errors import Corrupt, Denied, Exists, Full, FusegwError, NotFound, UnknownFormat
+from fusegw.store.options import StoreOptions
+
+FORMAT_VERSION = 1
+NUMBER_MAX = 255
+
+
+class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One volume as `fusegw init` recorded it."""
+
+    number: int
+    volume_id: str
+    """32 hex digits."""
+    store: StoreOptions
+    created_unix_s: int
+    unsafe_no_fencing: bool = False
+    """The operator accepted a store that cannot refuse a second create."""
+    mounted_before: bool = False
+    """From the first mount on, its metadata must be there: an empty directory is a loss, not a new volume."""
+
+
+class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    format_version: int = FORMAT_VERSION
+    next_number: int = 1
+    volumes: dict[str, VolumeEntry] = {}
+
+
+class Registry:
+    """The registry of one state directory; nothing is kept in memory between calls."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._file = state_dir / "registry.json"
+
+    def volumes(self) -> dict[str, VolumeEntry]:
+        """All volumes by name, in order of their numbers; empty before the first `init`."""
+        return dict(sorted(self._load().volumes.items(), key=lambda item: item[1].number))
+
+    def get(self, name: str) -> VolumeEntry:
+        """The entry of `name`; NotFound lists what there is."""
+        volumes = self._load().volumes
+        if name not in volumes:
+            known = f"it has {', '.join(sorted(volumes))}" if volumes else "it has none"
+            raise NotFound(
+                f"no volume {name!r} in state directory {self._state_dir} ({known}); create it with "
+                "fusegw init, or check --state-dir"
+            )
+        return volumes[name]
+
+    @contextmanager
+    def reserve(self, name: str) -> Iterator["Reservation"]:
+        """Hold the registry for the time it takes to create volume `name`; Exists when there is one.
+
+        Nothing is recorded unless `Reservation.commit` is called before the block ends.
+        """
+        with self._locked():
+            contents = self._load()
+            if name in contents.volumes:
+                raise Exists(f"volume {name!r} is already in {self._file}; choose another name")
+            if contents.next_number > NUMBER_MAX:
+                raise Full(f"{self._file} has given all {NUMBER_MAX} volume numbers; use another --state-dir")
+            yield Reservation(name, contents, self._store)
+
+    def set_mounted(self, name: str) -> None:
+        """Record that volume `name` has been mounted from here."""
+        with self._locked():
+            contents = self._load()
+            entry = contents.volumes.get(name)
+            if entry is not None and not entry.mounted_before:
+                contents.volumes[name] = msgspec.structs.replace(entry, mounted_before=True)
+                self._store(contents)
+
+    def _load(self) -> _Contents:
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:
+            return _Contents()
+        except OSError as error:
+            raise Denied(f"{self._file} cannot be read: {error.strerror}") from None
+        try:
+            version = msgspec.json.decode(data, type=dict[str, object]).get("format_version")
+            if version != FORMAT_VERSION:
+                raise UnknownFormat(
+                    f"{self._file} has format version {version!r}, this fusegw knows {FORMAT_VERSION}; "
+                    "upgrade fusegw"
+                )
+            return msgspec.json.decode(data, type=_Contents)
+        except msgspec.DecodeError as error:
+            raise Corrupt(f"{self._file} is damaged ({error}); restore it from a copy") from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._state_dir / "registry.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Denied(f"state directory {self._state_dir} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _store(self, contents: _Contents) -> None:
+        temporary = self._state_dir / "registry.json.new"
+        try:
+            data = msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n"
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            os.rename(temporary, self._file)
+            directory = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise FusegwError(f"{self._file} cannot be written: {error.strerror}") from error
+
+
+class Reservation:
+    """A name and a number that nobody else can take while `Registry.reserve` is open."""
+
+    def __init__(self, name: str, contents: _Contents, store: Callable[[_Contents], None]) -> None:
+        self._name = name
+        self._contents = contents
+        self._store = store
+        self.number = contents.next_number
+
+    def commit(
+        self, *, volume_id: bytes, store: StoreOptions, created_unix_s: int, unsafe_no_fencing: bool
+    ) -> VolumeEntry:
+        """Record the volume; durable on return."""
+        entry = VolumeEntry(
+            number=self.number,
+            volume_id=volume_id.hex(),
+            store=store,
+            created_unix_s=created_unix_s,
+            unsafe_no_fencing=unsafe_no_fencing,
+        )
+        self._contents.volumes[self._name] = entry
+        self._contents.next_number = self.number + 1
+        self._store(self._contents)
+        return entry
