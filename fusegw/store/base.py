@@ -93,7 +93,7 @@ class ObjectStore(Protocol):
 
 def check_key(key: str) -> None:
     """Invalid unless every store can hold `key`."""
-    if len(key) > KEY_LENGTH_MAX or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise Invalid(
             f"object key {key!r} is not allowed: expected parts of A-Z a-z 0-9 . _ - joined by '/', none"
             f" beginning with '.', each at most {PART_LENGTH_MAX} characters, all at most {KEY_LENGTH_MAX}"
@@ -110,6 +110,11 @@ def check_range(key: str, offset: int, length: int) -> None:
     """Invalid unless `offset` and `length` describe a range of at least one byte."""
     if offset < 0 or length < 1:
         raise Invalid(f"object {key}: a range needs offset >= 0 and length >= 1, got {offset} and {length}")
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` is a key that `check_key` accepts."""
+    return len(name) <= KEY_LENGTH_MAX and _KEY.fullmatch(name) is not None
 
 
 def is_key_part(name: str) -> bool:

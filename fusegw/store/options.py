@@ -25,7 +25,7 @@ class StoreOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base URL of an S3 server that is not AWS."""
     region: str | None = None
     ca_bundle: str | None = None
-    """PEM file of the certificate authorities to trust instead of the system's."""
+    """PEM file of the certificate authorities to trust instead of the public ones."""
     profile: str | None = None
     """Section of the shared AWS configuration and credentials files."""
     sse: Literal["", "AES256", "aws:kms"] = ""
@@ -89,5 +89,9 @@ def check_options(options: StoreOptions) -> None:
         raise Invalid("store: kms_key_id needs sse = 'aws:kms'")
     if options.endpoint_url and urlsplit(options.endpoint_url).scheme not in ("http", "https"):
         raise Invalid(f"store: endpoint_url is {options.endpoint_url!r}, expected http://… or https://…")
+    if options.endpoint_url and "@" in urlsplit(options.endpoint_url).netloc:
+        raise Invalid(
+            "store: no credentials in endpoint_url; give them by environment, file or instance role"
+        )
     if options.ca_bundle and not Path(options.ca_bundle).is_file():
         raise Invalid(f"store: ca_bundle {options.ca_bundle} is no file; expected PEM certificates")
