@@ -18,7 +18,7 @@ def open_store(
     clock: Clock,
     entropy: Entropy,
     create: bool = False,
-    policy: RetryPolicy | None = None,
+    policy: RetryPolicy = RetryPolicy(),
 ) -> ObjectStore:
     """The store `options` describe, with bounded parallelism and retries.
 

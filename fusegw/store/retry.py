@@ -4,9 +4,9 @@ Promises:
 
 - Only Unavailable (and Overloaded, which waits longer) is retried; every other error passes through at once.
 - Waits double from try to try up to a ceiling, and each is drawn from the upper half of its span, so that
-  many clients spread out. Tries and total time are bounded; the error that ends them says how many and how long.
+  many clients spread out. Tries and total time are bounded; the last error says how many and how long.
 - A create-only put whose reply was lost finds its own object when tried again: on Exists after an earlier try
-  the stored bytes are compared, and equal ones mean success. On the first try Exists is passed on: it is news.
+  the stored bytes are compared, and equal ones mean success. On the first try Exists is news: passed on.
 - `close` wakes all who wait; they fail with the error they have.
 """
 

@@ -5,8 +5,8 @@ Promises:
 - One request per call (list and delete: one per 1000 keys), never repeated here: `retry` does that.
 - A body damaged on the way is refused: each PUT carries its MD5, and a GET that ends early is Unavailable.
 - Create-only is `If-None-Match: *`. A server may ignore it: `probe.probe_create_only` finds out.
-- TLS is always verified. Credentials and proxy come from where the AWS tools look for them, read when the store is
-  opened; so the environment may be cleaned afterwards.
+- TLS is always verified. Credentials and proxy come from where the AWS tools look for them, read when the
+  store is opened; so the environment may be cleaned afterwards.
 
 Importing this module loads boto3 (a third of a second), so only `open_store` does, and only for S3.
 """
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from fusegw import __version__
 from fusegw.errors import Corrupt, Denied, Invalid, Unavailable
@@ -138,15 +138,16 @@ class S3Store:
         while True:
             with self._errors(f"list of {prefix!r}"):
                 reply = self._client.list_objects_v2(**request)
-            for entry in reply.get("Contents", ()):
-                key = entry["Key"].removeprefix(self._prefix)
-                if (
-                    is_key(key) and key > start_after
-                ):  # others' objects, and servers that forget where to start
-                    yield ObjectInfo(key, int(entry["Size"]), _nanoseconds(entry["LastModified"]))
-            if not reply.get("IsTruncated"):
+                token = reply["NextContinuationToken"] if reply.get("IsTruncated") else None
+                page = [
+                    ObjectInfo(key, int(entry["Size"]), _nanoseconds(entry["LastModified"]))
+                    for entry in reply.get("Contents", ())
+                    if is_key(key := entry["Key"].removeprefix(self._prefix))  # others' objects do not count
+                ]
+            yield from page
+            if token is None:
                 return
-            request["ContinuationToken"] = reply["NextContinuationToken"]
+            request["ContinuationToken"] = token
 
     @contextmanager
     def _errors(self, what: str, *, create_only: bool = False) -> Iterator[None]:
@@ -174,12 +175,12 @@ def _make_client(options: StoreOptions, url: str) -> Any:
             client = _client_in_style(session, options, "path")
         elif options.path_style is False:
             client = _client_in_style(session, options, "virtual")
-    except (BotoCoreError, ValueError) as error:
-        raise translate(error, url, "the bucket") from error
-    except OSError as error:
+    except (ValueError, OSError, ProfileNotFound) as error:
         raise Invalid(
-            f"store {url}: the client cannot be set up: {error}; check ca_bundle and AWS files"
+            f"store {url}: the client cannot be set up: {error}; check the store's options"
         ) from error
+    except BotoCoreError as error:
+        raise translate(error, url, "the bucket") from error
     client.meta.events.register("before-call.s3.DeleteObjects", _md5_instead_of_crc)
     return client
 

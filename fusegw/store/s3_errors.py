@@ -7,12 +7,22 @@ AWS; Ceph's RADOS Gateway, MinIO and others use the same ones.
 from typing import Final
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from fusegw.errors import Denied, Exists, Full, FusegwError, Invalid, NotFound, Overloaded, Unavailable
 
-CLIENT_ERRORS: Final = (boto.BotoCoreError, boto.ClientError, HTTPError, OSError, ValueError)
-"""All that boto3 lets out of a request or of reading its body."""
+CLIENT_ERRORS: Final = (
+    boto.BotoCoreError,
+    boto.ClientError,
+    ResponseParserError,
+    HTTPError,
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+)
+"""All that boto3 lets out of a request, of reading its body and of replies that lack a field."""
 
 _DENIED_HINTS: Final = {
     "InvalidAccessKeyId": "the server does not know the access key: check the credentials",
@@ -43,7 +53,7 @@ _WRONG_REGION: Final = {
 
 
 def translate(error: Exception, url: str, what: str, *, create_only: bool = False) -> FusegwError:
-    """The error to raise for `error` from a request about `what` (an object, or the bucket) in the store `url`."""
+    """What to raise for `error` from a request about `what` (an object, or the bucket) in the store `url`."""
     if isinstance(error, boto.ClientError):
         reply = error.response
         status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -61,8 +71,6 @@ def translate(error: Exception, url: str, what: str, *, create_only: bool = Fals
     if isinstance(
         error, (boto.ParamValidationError, boto.BaseEndpointResolverError, boto.InvalidRegionError)
     ):
-        return Invalid(f"store {url}: {what} cannot be asked for: {error}")
-    if isinstance(error, ValueError) and not isinstance(error, (boto.BotoCoreError, OSError)):
         return Invalid(f"store {url}: {what} cannot be asked for: {error}")
     return Unavailable(f"store {url}: no proper answer for {what}: {error}")
 
@@ -90,6 +98,6 @@ def from_reply(
         )
     if status == 404 or code == "NoSuchKey":
         return NotFound(f"{what} is not in {url} {said}")
-    if status == 0 or status > 500 and status != 501:
+    if status < 300 or (status > 500 and status != 501):  # an error code inside a success, or a rare 5xx
         return Unavailable(f"store {url}: the server could not serve {what}, try again {said}")
     return Invalid(f"store {url}: the server does not accept the request for {what} {said}")
