@@ -19,12 +19,16 @@ _RETRY_S = 1.0
 
 
 class Committer:
-    """Owns the commits of one index. `run` must be running for anybody's `commit` to return."""
+    """Owns the commits of one index. `run` must be running for anybody's `commit` to return.
+
+    `prepare` makes the pack bytes of all rows frozen so far durable; it returns True when that changed rows
+    (a failed pack was written anew elsewhere), which are then frozen too and prepared in their turn.
+    """
 
     def __init__(
         self,
         metadata: Metadata,
-        prepare: Callable[[], Awaitable[None]],
+        prepare: Callable[[], Awaitable[bool]],
         *,
         interval_s: float,
         pending_rows_max: int = 50_000,
@@ -82,7 +86,8 @@ class Committer:
         number = self._begun
         try:
             if self._metadata.freeze():
-                await self._prepare()
+                while await self._prepare():
+                    self._metadata.freeze()
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(self._metadata.save, limiter=self._limiter)
                     self._metadata.saved()

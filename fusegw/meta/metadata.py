@@ -230,14 +230,11 @@ class Metadata:
         self._frozen = None
         self._used_bytes = self._measure()
 
-    def rewrite_unsaved(self, table: Table[K, V], rewrite: Callable[[V], V]) -> None:
-        """Replace rows that are not durable yet (a pack that failed moved its chunks)."""
-        for layer in (self._frozen, self._pending):
-            if layer is not None:
-                rows = layer[table.name]
-                for key, value in list(rows.items()):
-                    if value is not None:
-                        rows[key] = rewrite(value)
+    def unsaved(self, table: Table[K, V]) -> list[tuple[K, V]]:
+        """Rows of `table` that are not durable yet, newest value each."""
+        rows: dict[K, V | None] = dict(self._frozen[table.name]) if self._frozen is not None else {}
+        rows.update(self._pending[table.name])
+        return [(key, value) for key, value in rows.items() if value is not None]
 
     # inside
 

@@ -1,0 +1,1 @@
+"""The way of written data into packs: cut, identify, deduplicate, compress, seal, enter into the index."""

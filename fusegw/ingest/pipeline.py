@@ -1,0 +1,275 @@
+"""From written bytes to chunks in the index: worker threads encode, the event loop merges.
+
+A `Job` is some ranges of one file. Workers take jobs in order; in a thread each range is cut, every piece
+gets its keyed id, is looked up in the dedup index and, when it is new, goes through the pack writer
+(compress, seal, write). Back on the loop the jobs are *merged* strictly in the order they were submitted:
+each hit is looked up again in the same operation that refers to it (it may be gone by then; the raw bytes
+are kept until here), chunks and extents enter the index in one change.
+
+Tasks and their states: `submit` → waiting → (worker) encoding → encoded → (head of the order) merged. A job
+whose encoding fails stays and is tried again; `error` says why and everybody who waits in `merged` is told,
+so a full disk delays data but never loses it. Nothing here blocks the loop but `store`, which is for a few
+small pieces.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from blake3 import blake3
+
+from fusegw.errors import Full, FusegwError
+from fusegw.ingest.cutter import Cut, Cutter
+from fusegw.meta.chunks import Chunks
+from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.schema import CHUNK, HOLE, Chunk, Extent
+from fusegw.packs.format import Location
+from fusegw.packs.writer import PackWriter
+
+log = logging.getLogger(__name__)
+_RETRY_S = 0.5
+
+Data = bytes | bytearray
+Placed = list[tuple[int, list[Extent]]]
+"""Per range its file offset and the extents that now hold it."""
+
+
+class Range(msgspec.Struct, gc=False):
+    """Bytes at a file offset; `cuts` when they are already known."""
+
+    offset: int
+    data: Data
+    cuts: list[Cut] | None = None
+
+
+class _Piece(msgspec.Struct, gc=False):
+    """A cut piece: a hole has no id, a dedup hit no location."""
+
+    length: int
+    chunk_id: bytes | None
+    location: Location | None
+
+
+class Job(msgspec.Struct):
+    """Ranges of one file on their way; `merge` enters their extents and must not fail."""
+
+    ranges: list[Range]
+    merge: Callable[[Change, Placed], None]
+    number: int = 0
+    pieces: list[list[_Piece]] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(part.data) for part in self.ranges)
+
+
+class Pipeline:
+    """The ingest of one volume. `run` must be running; the rest is for the loop's thread."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        chunks: Chunks,
+        writer: PackWriter,
+        cutter: Cutter,
+        *,
+        chunk_id_key: bytes,
+        threads: int,
+    ) -> None:
+        self._metadata = metadata
+        self._chunks = chunks
+        self._writer = writer
+        self._cutter = cutter
+        self._chunk_id_key = chunk_id_key
+        self._threads = threads
+        self._limiter = trio.CapacityLimiter(threads)
+        self._waiting: deque[Job] = deque()
+        self._order: deque[Job] = deque()
+        self._work = trio.Event()
+        self._progress = trio.Event()
+        self._moved: dict[Location, Location] = {}
+        self.submitted = 0
+        """Number of the newest job; jobs count from 1."""
+        self.merged_number = 0
+        """All jobs up to this one are in the index."""
+        self.bytes_in_flight = 0
+        self.error: FusegwError | None = None
+        """Why encoding does not get on at present; None when it does."""
+        self.raw_bytes = 0
+        """Bytes that came in since the start, holes included."""
+        self.new_bytes = 0
+        """Those of them that were not known and went into packs."""
+
+    def chunk_id(self, data: Data | memoryview) -> bytes:
+        """The keyed BLAKE3-256 of a chunk's raw bytes."""
+        return blake3(data, key=self._chunk_id_key).digest()
+
+    def submit(self, job: Job) -> int:
+        """Queue a job; returns its number, to wait for with `merged`."""
+        self.submitted += 1
+        job.number = self.submitted
+        self.bytes_in_flight += job.nbytes
+        self._waiting.append(job)
+        self._order.append(job)
+        self._work.set()
+        return job.number
+
+    async def merged(self, number: int) -> None:
+        """Wait until all jobs up to `number` are in the index; raises what keeps them from it."""
+        while self.merged_number < number:
+            await self._progress.wait()
+            if self.merged_number < number and self.error is not None:
+                raise type(self.error)(str(self.error))
+
+    async def room(self, bytes_max: int) -> None:
+        """Wait until at most `bytes_max` are in flight; raises what keeps it from going down."""
+        while self.bytes_in_flight > bytes_max:
+            await self._progress.wait()
+            if self.bytes_in_flight > bytes_max and self.error is not None:
+                raise type(self.error)(str(self.error))
+
+    def store(self, change: Change, ranges: Sequence[Range]) -> Placed:
+        """Encode and enter small ranges here and now, without a thread; raises what the pack writer
+        raises."""
+        encoded = [self._encode_range(part) for part in ranges]
+        self._count(ranges, encoded)
+        return self._enter(change, ranges, encoded, [])
+
+    def relocate(self, moves: dict[Location, Location]) -> None:
+        """The pack writer sealed records anew elsewhere: rows and jobs follow."""
+        self._moved.update(moves)
+        with self._metadata.change() as change:
+            for number, chunk in self._metadata.unsaved(CHUNK):
+                place = Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
+                if place in moves:
+                    self._chunks.move(change, number, _row(chunk.chunk_id, moves[place], chunk.count))
+
+    async def run(self) -> None:
+        """Encode and merge until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._threads):
+                nursery.start_soon(self._worker)
+
+    async def _worker(self) -> None:
+        while True:
+            while not self._waiting:
+                self._work = trio.Event()
+                await self._work.wait()
+            job = self._waiting.popleft()
+            while job.pieces is None:
+                try:
+                    job.pieces = await trio.to_thread.run_sync(self._encode, job, limiter=self._limiter)
+                    self.error = None
+                except (FusegwError, OSError) as error:
+                    self._fail(error)
+                    await trio.sleep(_RETRY_S)
+            self._merge_ready()
+            if self.error is not None:
+                await trio.sleep(_RETRY_S)
+
+    def _encode(self, job: Job) -> list[list[_Piece]]:
+        return [self._encode_range(part) for part in job.ranges]
+
+    def _encode_range(self, part: Range) -> list[_Piece]:
+        cuts = part.cuts if part.cuts is not None else self._cutter.cut(part.data)
+        view = memoryview(part.data)
+        pieces = []
+        fresh: list[tuple[bytes, memoryview]] = []
+        own: set[bytes] = set()
+        position = 0
+        for length, hole in cuts:
+            if hole:
+                pieces.append(_Piece(length, None, None))
+            else:
+                raw = view[position : position + length]
+                chunk_id = self.chunk_id(raw)
+                if chunk_id not in own and not self._metadata.find_chunk(chunk_id):
+                    own.add(chunk_id)
+                    fresh.append((chunk_id, raw))
+                pieces.append(_Piece(length, chunk_id, None))
+            position += length
+        if fresh:
+            places = dict(
+                zip((chunk_id for chunk_id, _ in fresh), self._writer.append_many(fresh), strict=True)
+            )
+            for piece in pieces:
+                if piece.chunk_id is not None:
+                    piece.location = places.get(piece.chunk_id)
+        return pieces
+
+    def _merge_ready(self) -> None:
+        while self._order and self._order[0].pieces is not None:
+            job = self._order[0]
+            try:
+                self._merge(job)
+            except (FusegwError, OSError) as error:
+                job.pieces = None
+                self._waiting.appendleft(job)
+                self._work.set()
+                self._fail(error)
+                return
+            self._order.popleft()
+            self.merged_number = job.number
+            self.bytes_in_flight -= job.nbytes
+        self._signal()
+
+    def _merge(self, job: Job) -> None:
+        assert job.pieces is not None
+        with self._metadata.change() as change:
+            added: list[int] = []
+            job.merge(change, self._enter(change, job.ranges, job.pieces, added))
+            for number in added:
+                self._chunks.drop_unused(change, number)
+        self._count(job.ranges, job.pieces)
+
+    def _enter(
+        self, change: Change, ranges: Sequence[Range], encoded: Sequence[list[_Piece]], added: list[int]
+    ) -> Placed:
+        placed = []
+        for part, pieces in zip(ranges, encoded, strict=True):
+            extents = []
+            position = 0
+            for piece in pieces:
+                extents.append(self._extent(change, piece, part, position, added))
+                position += piece.length
+            placed.append((part.offset, extents))
+        return placed
+
+    def _extent(self, change: Change, piece: _Piece, part: Range, position: int, added: list[int]) -> Extent:
+        if piece.chunk_id is None:
+            return Extent(piece.length, HOLE, 0)
+        number = self._chunks.find(change, piece.chunk_id)
+        if number is None:
+            place = piece.location
+            if place is None:
+                raw = memoryview(part.data)[position : position + piece.length]
+                place = self._writer.append(piece.chunk_id, raw)
+            while place in self._moved:
+                place = self._moved[place]
+            number = self._chunks.add(change, _row(piece.chunk_id, place, 0))
+            added.append(number)
+        return Extent(piece.length, number, 0)
+
+    def _count(self, ranges: Sequence[Range], encoded: Sequence[list[_Piece]]) -> None:
+        self.raw_bytes += sum(len(part.data) for part in ranges)
+        self.new_bytes += sum(
+            piece.length for pieces in encoded for piece in pieces if piece.location is not None
+        )
+
+    def _fail(self, error: FusegwError | OSError) -> None:
+        if self.error is None:
+            log.error("written data cannot go into packs, keeping it and trying again: %s", error)
+        self.error = error if isinstance(error, FusegwError) else Full(f"pack cannot be written: {error}")
+        self._signal()
+
+    def _signal(self) -> None:
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()
+
+
+def _row(chunk_id: bytes, place: Location, references: int) -> Chunk:
+    return Chunk(
+        chunk_id, place.pack, place.record, place.offset, place.stored, place.raw, place.codec, references
+    )

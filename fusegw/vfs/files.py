@@ -1,0 +1,391 @@
+"""File data: writes into memory, from there into the ingest pipeline, and reads over both and the index.
+
+A write is acknowledged from memory (`Runs`); it leaves as a `Job` when a run is long enough to be cut, when
+the file is closed, synced or idle, or when memory is short. Until a job is merged its bytes stay readable
+here. The inode is *held* (see `inodes`) from the first write until nothing of the file is in memory; the
+operation that merges the last job settles its row. Jobs of a file merge in order, so a later write always
+wins; a truncation clips jobs on the way.
+
+What a crash leaves: the file as of the last group commit, its size never beyond its extents. `fsync`
+returns after the commit that has all bytes written before it.
+"""
+
+import errno
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from fusegw.clock import Clock
+from fusegw.errors import FusegwError
+from fusegw.ingest.cutter import Cutter
+from fusegw.ingest.pipeline import Job, Pipeline, Placed, Range
+from fusegw.meta.chunks import Chunks
+from fusegw.meta.committer import Committer
+from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.schema import INODE, Inode
+from fusegw.vfs import extents
+from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.pressure import Pressure
+from fusegw.vfs.reading import Reading
+from fusegw.vfs.runs import Run, Runs, overlay
+from fusegw.vfs.usage import Usage
+
+FILE_SIZE_MAX = (1 << 63) - 1
+STREAM_BYTES = 8 << 20
+"""A run this long is cut and sent on its way."""
+INLINE_BYTES = 128 << 10
+"""A file with no more than this in memory is stored at once when it is closed, without a thread."""
+IDLE_S = 1.0
+AGE_MAX_S = 5.0
+
+
+class _Flight(msgspec.Struct, gc=False):
+    """A job on its way, and the size the file was truncated to since."""
+
+    ranges: list[Range]
+    number: int = 0
+    clip: int = FILE_SIZE_MAX
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(part.data) for part in self.ranges)
+
+
+class _File:
+    """What memory knows of a file that is open or has unsettled data."""
+
+    __slots__ = ("first_dirty", "flights", "handles", "ino", "last_write", "runs")
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.handles = 0
+        self.runs = Runs()
+        self.flights: list[_Flight] = []
+        self.first_dirty = 0.0
+        self.last_write = 0.0
+
+
+class Files:
+    """The data of one volume's files. Loop thread only; `run` must be running."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        inodes: Inodes,
+        chunks: Chunks,
+        usage: Usage,
+        pipeline: Pipeline,
+        cutter: Cutter,
+        reading: Reading,
+        committer: Committer,
+        pressure: Pressure,
+        *,
+        clock: Clock,
+        memory_max_bytes: int = 64 << 20,
+    ) -> None:
+        self._metadata = metadata
+        self._inodes = inodes
+        self._chunks = chunks
+        self._usage = usage
+        self._pipeline = pipeline
+        self._cutter = cutter
+        self._reading = reading
+        self._committer = committer
+        self._pressure = pressure
+        self._clock = clock
+        self._memory_max_bytes = memory_max_bytes
+        self._files: dict[int, _File] = {}
+        self._dirty: dict[int, _File] = {}
+        self._buffered = 0
+
+    # opening and closing
+
+    def opened(self, ino: int) -> None:
+        """One more handle on the file."""
+        self._file(ino).handles += 1
+
+    def closed(self, ino: int) -> None:
+        """One handle less; data still in memory starts on its way."""
+        file = self._files[ino]
+        file.handles -= 1
+        self._send_or_store(file)
+        self._let_go(file)
+
+    def is_open(self, ino: int) -> bool:
+        file = self._files.get(ino)
+        return file is not None and file.handles > 0
+
+    @property
+    def open_count(self) -> int:
+        """Files with a handle, or with data in memory."""
+        return len(self._files)
+
+    @property
+    def oldest_dirty_s(self) -> float | None:
+        """Age in seconds of the oldest byte that is only in memory, None when there is none."""
+        oldest = min((file.first_dirty for file in self._dirty.values()), default=None)
+        return None if oldest is None else self._clock.monotonic() - oldest
+
+    # data
+
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        """Write at `offset`; returns the bytes written, all of them. EFBIG, ENOSPC."""
+        length = len(data)
+        if offset + length > FILE_SIZE_MAX:
+            raise OSError(errno.EFBIG, "file would be larger than 8 EiB")
+        self._regular(ino)
+        if self._in_memory > self._memory_max_bytes:
+            await self._relieve()
+        if not self._pressure.admit_nowait(length):
+            await self._pressure.admit(length)
+        inode = self._inodes.get(ino)
+        if inode is None:
+            self._pressure.release(length)
+            raise OSError(errno.ESTALE, "file was deleted")
+        file = self._file(ino)
+        file.last_write = self._clock.monotonic()
+        if ino not in self._dirty:
+            self._dirty[ino] = file
+            file.first_dirty = file.last_write
+        before = file.runs.nbytes
+        run = file.runs.write(offset, data)
+        grown = file.runs.nbytes - before
+        self._buffered += grown
+        self._pressure.release(length - grown)
+        now = self._clock.time_ns()
+        self._inodes.hold(replace(inode, size=max(inode.size, offset + length), mtime_ns=now, ctime_ns=now))
+        if len(run.data) >= STREAM_BYTES:
+            self._send_stream(file, run)
+        return length
+
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; short only at the end of the file."""
+        inode = self._regular(ino)
+        end = min(offset + size, inode.size)
+        if end <= offset:
+            return b""
+        file = self._files.get(ino)
+        if file is None or not (file.runs or file.flights):
+            return await self._reading.read(inode, offset, end)
+        runs = file.runs.within(offset, end)
+        if len(runs) == 1 and runs[0].start <= offset and runs[0].end >= end:
+            start = runs[0].start
+            return bytes(memoryview(runs[0].data)[offset - start : end - start])
+        # Bytes may settle while the index is read, but then they are both here and there.
+        layers: list[tuple[int, bytes | bytearray | memoryview]] = []
+        for flight in file.flights:
+            for part in flight.ranges:
+                if part.offset < flight.clip:
+                    layers.append((part.offset, memoryview(part.data)[: flight.clip - part.offset]))
+        layers += [(run.start, bytes(run.data)) for run in runs]
+        row = self._metadata.get(INODE, ino)
+        assert row is not None
+        settled = await self._reading.read(row, offset, min(end, row.size)) if row.size > offset else b""
+        target = bytearray(settled)
+        target += bytes(end - offset - len(target))
+        for start, content in layers:
+            overlay(target, offset, start, content)
+        return bytes(target)
+
+    def truncate(self, ino: int, size: int) -> Inode:
+        """Set the file's size, both ways; what is added is a hole. EFBIG."""
+        inode = self._regular(ino)
+        if size > FILE_SIZE_MAX:
+            raise OSError(errno.EFBIG, "file would be larger than 8 EiB")
+        now = self._clock.time_ns()
+        inode = replace(inode, size=size, mtime_ns=now, ctime_ns=now)
+        file = self._files.get(ino)
+        if file is not None:
+            before = file.runs.nbytes
+            file.runs.truncate(size)
+            self._forget_buffered(file, before - file.runs.nbytes)
+            for flight in file.flights:
+                flight.clip = min(flight.clip, size)
+        with self._metadata.change() as change:
+            before_row = change.get(INODE, ino)
+            assert before_row is not None
+            row = extents.cut(change, self._chunks, before_row, size)
+            if self._inodes.is_held(ino):
+                change.put(INODE, ino, row)
+                self._inodes.hold(inode)
+                if file is not None and not file.runs and not file.flights:
+                    row = self._settle(change, file, row)
+            else:
+                row = extents.extend(change, row, size)
+                change.put(INODE, ino, replace(inode, allocated=row.allocated))
+            self._usage.moved(change, before_row, row)
+        if file is not None:
+            self._let_go(file)
+        return inode
+
+    def flush(self, ino: int) -> None:
+        """close(2) of one descriptor: data in memory starts on its way."""
+        file = self._files.get(ino)
+        if file is not None:
+            self._send_or_store(file)
+
+    async def fsync(self, ino: int) -> None:
+        """Return once all that was written before is durable; raises what keeps it from being so."""
+        await self.settle(ino)
+        await self._committer.commit()
+
+    async def settle(self, ino: int) -> None:
+        """Return once all data written before is in the index (not yet durable)."""
+        file = self._files.get(ino)
+        if file is None:
+            return
+        self._send(file)
+        if file.flights:
+            await self._pipeline.merged(file.flights[-1].number)
+
+    async def settle_all(self) -> None:
+        """`settle` for every file."""
+        self.send_all()
+        await self._pipeline.merged(self._pipeline.submitted)
+
+    def send_all(self) -> None:
+        """Everything in memory starts on its way."""
+        for file in list(self._dirty.values()):
+            self._send(file)
+
+    def drop(self, ino: int) -> None:
+        """The file is dying: its data in memory is not wanted any more."""
+        file = self._files.get(ino)
+        if file is not None:
+            before = file.runs.nbytes
+            file.runs.truncate(0)
+            self._forget_buffered(file, before)
+            for flight in file.flights:
+                flight.clip = 0
+            self._let_go(file)
+
+    async def run(self, sleep: Callable[[float], object] | None = None) -> None:
+        """Send what has been idle or in memory for long, until cancelled."""
+        while True:
+            await trio.sleep(IDLE_S / 2)
+            now = self._clock.monotonic()
+            for file in list(self._dirty.values()):
+                if now - file.last_write >= IDLE_S or now - file.first_dirty >= AGE_MAX_S:
+                    self._send(file)
+
+    # inside
+
+    @property
+    def _in_memory(self) -> int:
+        return self._buffered + self._pipeline.bytes_in_flight
+
+    def _regular(self, ino: int) -> Inode:
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, "no such inode")
+        if not inode.is_file:
+            raise OSError(errno.EISDIR if inode.is_dir else errno.EINVAL, "not a regular file")
+        return inode
+
+    def _file(self, ino: int) -> _File:
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = _File(ino)
+        return file
+
+    def _let_go(self, file: _File) -> None:
+        if not file.handles and not file.runs and not file.flights:
+            self._files.pop(file.ino, None)
+
+    def _forget_buffered(self, file: _File, nbytes: int) -> None:
+        self._buffered -= nbytes
+        self._pressure.release(nbytes)
+        if not file.runs:
+            self._dirty.pop(file.ino, None)
+
+    async def _relieve(self) -> None:
+        """Memory is short: send the oldest data, wait a bounded time for some of it to be gone."""
+        while self._buffered > self._memory_max_bytes // 2 and self._dirty:
+            self._send(next(iter(self._dirty.values())))
+        with trio.move_on_after(self._pressure.wait_s):
+            try:
+                await self._pipeline.room(self._memory_max_bytes - self._buffered)
+                return
+            except FusegwError as error:
+                raise OSError(errno.ENOSPC, str(error)) from None
+        raise OSError(errno.ENOSPC, "written data does not get into packs fast enough")
+
+    def _send_stream(self, file: _File, run: Run) -> None:
+        cuts = self._cutter.cut_stream(run.data)
+        length = sum(piece for piece, _ in cuts)
+        if length:
+            front = file.runs.split_front(run, length)
+            self._submit(file, [Range(front.start, front.data, cuts)])
+
+    def _send(self, file: _File) -> None:
+        """All runs start on their way, in jobs of bounded size."""
+        batch: list[Range] = []
+        nbytes = 0
+        for run in file.runs.take():
+            batch.append(Range(run.start, run.data))
+            nbytes += len(run.data)
+            if nbytes >= STREAM_BYTES:
+                self._submit(file, batch)
+                batch, nbytes = [], 0
+        if batch:
+            self._submit(file, batch)
+
+    def _submit(self, file: _File, ranges: list[Range]) -> None:
+        flight = _Flight(ranges)
+        self._buffered -= flight.nbytes
+        if not file.runs:
+            self._dirty.pop(file.ino, None)
+        file.flights.append(flight)
+        flight.number = self._pipeline.submit(Job(ranges, partial(self._merge, file, flight)))
+
+    def _send_or_store(self, file: _File) -> None:
+        """A closed file's data: a little is stored at once, more starts on its way."""
+        if not file.runs:
+            return
+        nbytes = file.runs.nbytes
+        if file.flights or nbytes > INLINE_BYTES or self._pipeline.error is not None:
+            self._send(file)
+            return
+        ranges = [Range(run.start, run.data) for run in file.runs.within(0, FILE_SIZE_MAX)]
+        try:
+            with self._metadata.change() as change:
+                placed = self._pipeline.store(change, ranges)
+                file.runs.take()
+                self._enter(change, file, ranges, placed, FILE_SIZE_MAX)
+        except (FusegwError, OSError):
+            if file.runs:
+                self._send(file)
+                return
+            raise
+        self._forget_buffered(file, nbytes)
+
+    def _merge(self, file: _File, flight: _Flight, change: Change, placed: Placed) -> None:
+        file.flights.remove(flight)
+        self._enter(change, file, flight.ranges, placed, flight.clip)
+        self._pressure.release(flight.nbytes)
+        self._let_go(file)
+
+    def _enter(self, change: Change, file: _File, ranges: list[Range], placed: Placed, clip: int) -> None:
+        before = change.get(INODE, file.ino)
+        if before is None:
+            return
+        row = before
+        for part, (offset, pieces) in zip(ranges, placed, strict=True):
+            length = min(len(part.data), clip - offset)
+            row = extents.place(change, self._chunks, row, offset, pieces, length)
+        if file.runs or file.flights:
+            change.put(INODE, file.ino, row)
+        else:
+            row = self._settle(change, file, row)
+        self._usage.moved(change, before, row)
+
+    def _settle(self, change: Change, file: _File, row: Inode) -> Inode:
+        inode = self._inodes.get(file.ino)
+        assert inode is not None
+        row = extents.extend(change, row, inode.size)
+        change.put(INODE, file.ino, row)
+        self._inodes.settle(change, file.ino)
+        return row
