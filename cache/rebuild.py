@@ -1,0 +1,105 @@
+"""Opening a cache directory: is the file system fit, and what survived there.
+
+Runs before any other thread knows of the cache. Whatever a crash left half done is decided here: a file
+nobody knows is deleted, a block that is not whole is freed, everything else is taken over. Bytes that
+a power loss turned into zeros are not noticed here; they fail authentication when read.
+"""
+
+import os
+from collections.abc import Collection, Container
+
+from cache.disk import Disk
+from cache.errors import CacheUnsuitable
+from cache.space import Space, is_pack_name
+
+
+def probe(disk: Disk, directory: str, block_bytes: int) -> None:
+    """Raise CacheUnsuitable unless holes can be punched and found again. Needs no free space."""
+    path = os.path.join(directory, "probe")
+    try:
+        fd = disk.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            disk.ftruncate(fd, 2 * block_bytes)
+            disk.punch(fd, 0, block_bytes)
+            found = not disk.data_ranges(fd)
+        finally:
+            disk.close(fd)
+            disk.unlink(path)
+    except OSError as error:
+        raise CacheUnsuitable(
+            f"cache directory {directory}: its file system cannot punch holes into files ({error.strerror}), "
+            "which eviction needs; use a directory on ext4, XFS, Btrfs or tmpfs"
+        ) from error
+    if not found:
+        raise CacheUnsuitable(
+            f"cache directory {directory}: its file system does not tell holes from data (SEEK_DATA), "
+            "which a restart needs; use a directory on ext4, XFS, Btrfs or tmpfs"
+        )
+
+
+def rebuild(space: Space, *, pinned: Collection[str], known: Container[str]) -> None:
+    """Take over the files below `space`.
+
+    Raises CacheUnsuitable when a directory or a pinned file cannot be read.
+    """
+    clean: list[tuple[int, str, int, list[int]]] = []
+    try:
+        for shard in (f"{number:02x}" for number in range(256)):
+            directory = space.directory(shard)
+            space.disk.make_dir(directory)
+            for name in space.disk.scan(directory):
+                ours = is_pack_name(name) and name[:2] == shard
+                if ours and name in pinned:
+                    _take_pinned(space, name)
+                elif not (ours and name in known and _examine(space, name, clean)):
+                    space.disk.unlink(os.path.join(directory, name))
+        space.disk.fsync_dir(os.path.dirname(space.directory("00")))
+    except OSError as error:
+        raise CacheUnsuitable(
+            f"cache directory below {space.directory('')} cannot be read ({error}): "
+            "mend the disk or the permissions; it may hold data that is not in the store yet"
+        ) from error
+    # The order of the last writes is the nearest thing left to the order of use.
+    for _, name, size, blocks in sorted(clean):
+        _take_clean(space, name, size, blocks)
+
+
+def _take_pinned(space: Space, name: str) -> None:
+    fd = space.disk.open(space.path(name), os.O_RDWR)
+    try:
+        size = space.disk.stat(fd).st_size
+    finally:
+        space.disk.close(fd)
+    space.pin(space.add(name), size)
+
+
+def _examine(space: Space, name: str, found: list[tuple[int, str, int, list[int]]]) -> bool:
+    """Find the whole blocks of a stored pack and free its torn ones; False if it is good for nothing."""
+    step = space.block_bytes
+    try:
+        fd = space.disk.open(space.path(name), os.O_RDWR)
+        try:
+            state = space.disk.stat(fd)
+            blocks: list[int] = []
+            for start, end in space.disk.data_ranges(fd):
+                first = -(-start // step)
+                stop = -(-end // step) if end >= state.st_size else end // step
+                blocks.extend(range(first, stop))
+                for torn in {start // step, (end - 1) // step} - set(range(first, stop)):
+                    space.disk.punch(fd, torn * step, step)
+        finally:
+            space.disk.close(fd)
+    except OSError:
+        return False
+    if blocks:
+        found.append((state.st_mtime_ns, name, state.st_size, blocks))
+    return bool(blocks)
+
+
+def _take_clean(space: Space, name: str, size: int, blocks: list[int]) -> None:
+    file = space.add(name)
+    file.size = size
+    file.extend(blocks[-1] + 1)
+    for block in blocks:
+        space.ledger.clean += file.charge(block)
+        space.admit(file, block, proven=True)
