@@ -1,0 +1,16 @@
+"""What holds for all tests: those that need the machine's help say so instead of failing in the middle."""
+
+import os
+import shutil
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    can_mount = os.geteuid() == 0 and os.path.exists("/dev/fuse")
+    has_rgw = shutil.which("radosgw") is not None
+    for item in items:
+        if item.get_closest_marker("mount") and not can_mount:
+            item.add_marker(pytest.mark.skip(reason="needs root and /dev/fuse"))
+        if item.get_closest_marker("rgw") and not has_rgw:
+            item.add_marker(pytest.mark.skip(reason="needs radosgw: scripts/test installs it"))
