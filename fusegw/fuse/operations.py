@@ -1,0 +1,290 @@
+"""FUSE requests, one method each, translated into calls of the volume; no semantics of its own.
+
+The kernel checks permissions (default_permissions), takes the umask off, serialises what changes one directory
+and keeps names, attributes and pages until told otherwise: this gateway is the volume's only writer, so
+all of them are valid for long. What the kernel leaves to the file system, because opening with O_TRUNC is one
+request, is clearing set-user-id and set-group-id there.
+
+A file handle is the inode and whether it may write: there is no table of open files that could leak.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
+
+from fusegw.fuse.nodes import NodeIds
+from fusegw.fuse.replies import absent, entry_of, instant, waiting
+from fusegw.meta.schema import Inode
+from fusegw.vfs.caller import Caller
+from fusegw.vfs.volume import Volume
+
+VALID_S = 86_400.0
+"""How long the kernel may believe names and attributes without asking again."""
+_COOKIE_DOT, _COOKIE_DOTDOT = 1, 2
+_SUID_SGID = stat.S_ISUID | stat.S_ISGID
+
+
+class Operations(pyfuse3.Operations):
+    """The handlers of one mounted volume. Called on the event loop by pyfuse3 alone."""
+
+    supports_dot_lookup = True
+    enable_acl = True
+    enable_writeback_cache = False
+
+    def __init__(self, volume: Volume, *, volume_number: int, valid_s: float = VALID_S) -> None:
+        super().__init__()
+        self._volume = volume
+        self._nodes = NodeIds(volume_number)
+        self._inode_of = self._nodes.inode_of
+        self._valid_s = valid_s
+        self._absent = absent(valid_s)
+
+    # names
+
+    @instant
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        inode = self._volume.namespace.lookup(self._inode_of(parent), name)
+        return self._absent if inode is None else self._remembered(inode)
+
+    @instant
+    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        for node, count in forgotten:
+            self._volume.forget(self._inode_of(node), count)
+
+    @waiting
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        await self._room()
+        inode = self._volume.namespace.mknod(self._inode_of(parent), name, mode, rdev, _caller(ctx))
+        return self._remembered(inode)
+
+    @waiting
+    async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        await self._room()
+        inode = self._volume.namespace.mkdir(self._inode_of(parent), name, mode, _caller(ctx))
+        return self._remembered(inode)
+
+    @waiting
+    async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        await self._room()
+        inode = self._volume.namespace.symlink(self._inode_of(parent), name, target, _caller(ctx))
+        return self._remembered(inode)
+
+    @waiting
+    async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        await self._room()
+        return self._remembered(
+            self._volume.namespace.link(self._inode_of(node), self._inode_of(parent), name)
+        )
+
+    @instant
+    def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self._volume.namespace.unlink(self._inode_of(parent), name)
+
+    @instant
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self._volume.namespace.rmdir(self._inode_of(parent), name)
+
+    @waiting
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        """The source's data is settled first: a name never stands on data younger than itself."""
+        volume = self._volume
+        await self._room()
+        old, new = self._inode_of(parent), self._inode_of(new_parent)
+        source = volume.namespace.lookup(old, name)
+        if source is not None and volume.inodes.is_held(source.ino):
+            await volume.files.settle(source.ino)
+        volume.namespace.rename(old, name, new, new_name, flags)
+
+    @instant
+    def readlink(self, node: int, ctx: RequestContext) -> bytes:
+        return self._volume.namespace.readlink(self._inode_of(node))
+
+    # directories
+
+    @instant
+    def opendir(self, node: int, ctx: RequestContext) -> int:
+        return self._inode_of(node)
+
+    @instant
+    def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
+        """Entries after `cookie` as far as they fit; each one but "." and ".." counts as a lookup."""
+        reply, node_of, valid_s = pyfuse3.readdir_reply, self._nodes.node_of, self._valid_s
+        if cookie < _COOKIE_DOTDOT and not self._dots(ino, cookie, token):
+            return
+        remember = self._volume.remember
+        start = 0 if cookie <= _COOKIE_DOTDOT else cookie
+        for name, position, inode in self._volume.namespace.readdir(ino, start):
+            if not reply(token, name, entry_of(inode, node_of(inode.ino), valid_s), position):
+                return
+            remember(inode.ino)
+
+    @instant
+    def releasedir(self, ino: int) -> None:
+        pass
+
+    @waiting
+    async def fsyncdir(self, ino: int, datasync: bool) -> None:
+        await self._volume.sync_directory(ino)
+
+    # attributes
+
+    @instant
+    def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(self._present(self._inode_of(node)))
+
+    @waiting
+    async def setattr(
+        self, node: int, wanted: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Size first: it sets times of its own, which those asked for replace."""
+        ino = self._inode_of(node)
+        inode = None
+        if fields.update_size:
+            inode = await self._volume.files.truncate(ino, wanted.st_size)
+        changes: dict[str, int] = {}
+        if fields.update_mode:
+            changes["mode"] = wanted.st_mode
+        if fields.update_uid:
+            changes["uid"] = wanted.st_uid
+        if fields.update_gid:
+            changes["gid"] = wanted.st_gid
+        if fields.update_atime:
+            changes["atime_ns"] = wanted.st_atime_ns
+        if fields.update_mtime:
+            changes["mtime_ns"] = wanted.st_mtime_ns
+        if fields.update_ctime:
+            changes["ctime_ns"] = wanted.st_ctime_ns
+        if changes or inode is None:
+            inode = self._volume.attributes.setattr(ino, caller=_caller(ctx), **changes)
+        return self._entry(inode)
+
+    @instant
+    def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
+        return True
+
+    @instant
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        figures = self._volume.statfs()
+        reply = StatvfsData()
+        reply.f_bsize = reply.f_frsize = figures.block_size
+        reply.f_blocks = figures.blocks
+        reply.f_bfree = reply.f_bavail = figures.blocks_free
+        reply.f_files = figures.files
+        reply.f_ffree = reply.f_favail = figures.files_free
+        reply.f_namemax = figures.name_max
+        return reply
+
+    # extended attributes
+
+    @instant
+    def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self._volume.xattrs.get(self._inode_of(node), name)
+
+    @instant
+    def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
+        return self._volume.xattrs.list(self._inode_of(node))
+
+    @waiting
+    async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """CREATE and REPLACE were checked by pyfuse3, which asks `getxattr` before it calls this."""
+        await self._room()
+        self._volume.xattrs.set(self._inode_of(node), name, value, 0, _caller(ctx))
+
+    @instant
+    def removexattr(self, node: int, name: bytes, ctx: RequestContext) -> None:
+        self._volume.xattrs.remove(self._inode_of(node), name)
+
+    # data
+
+    @waiting
+    async def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+        ino = self._inode_of(node)
+        inode = self._present(ino)
+        if flags & os.O_TRUNC:
+            await self._volume.files.truncate(ino, 0)
+            self._drop_privileges(inode, ctx)
+        return self._opened(ino, flags)
+
+    @waiting
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        await self._room()
+        inode = self._volume.namespace.mknod(self._inode_of(parent), name, mode, 0, _caller(ctx))
+        return self._opened(inode.ino, flags), self._remembered(inode)
+
+    @waiting
+    async def read(self, fh: int, offset: int, size: int) -> bytes:
+        return await self._volume.files.read(fh >> 1, offset, size)
+
+    @waiting
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        return await self._volume.files.write(fh >> 1, offset, data)
+
+    @waiting
+    async def flush(self, fh: int) -> None:
+        await self._volume.files.flush(fh >> 1)
+
+    @waiting
+    async def release(self, fh: int) -> None:
+        await self._volume.files.closed(fh >> 1, writable=bool(fh & 1))
+
+    @waiting
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._volume.files.fsync(fh >> 1)
+
+    # inside
+
+    async def _room(self) -> None:
+        if self._volume.crowded:
+            await self._volume.room()
+
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        return entry_of(inode, self._nodes.node_of(inode.ino), self._valid_s)
+
+    def _remembered(self, inode: Inode) -> EntryAttributes:
+        """An answer that makes the kernel hold one more reference to the inode."""
+        self._volume.remember(inode.ino)
+        return self._entry(inode)
+
+    def _present(self, ino: int) -> Inode:
+        inode = self._volume.inodes.get(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, f"inode {ino} is gone")
+        return inode
+
+    def _opened(self, ino: int, flags: int) -> FileInfo:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self._volume.files.opened(ino, writable=writable)
+        return FileInfo(fh=ino << 1 | writable, keep_cache=True)
+
+    def _dots(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> bool:
+        """ "." and "..", which the kernel takes the numbers of and nothing else; False when the reply is full."""
+        inode = self._present(ino)
+        if cookie < _COOKIE_DOT and not pyfuse3.readdir_reply(token, b".", self._entry(inode), _COOKIE_DOT):
+            return False
+        parent = self._volume.inodes.get(inode.parent) or inode
+        return pyfuse3.readdir_reply(token, b"..", self._entry(parent), _COOKIE_DOTDOT)
+
+    def _drop_privileges(self, inode: Inode, ctx: RequestContext) -> None:
+        """What the kernel does at a write, for the truncation that is part of an open."""
+        if not inode.mode & _SUID_SGID or ctx.uid == 0:
+            return
+        mode = inode.mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            mode &= ~stat.S_ISGID
+        if mode != inode.mode:
+            self._volume.attributes.setattr(inode.ino, mode=mode, caller=_caller(ctx))
+
+
+def _caller(ctx: RequestContext) -> Caller:
+    """Who asks. The umask is the kernel's business and done with; further groups are read when needed."""
+    return Caller(ctx.uid, ctx.gid, 0, lambda: tuple(pyfuse3.get_sup_groups(ctx.pid)))
