@@ -48,6 +48,8 @@ class Chunks:
         self._clock = clock
         self._describe = describe
         self._next = count(1)
+        self.opened_packs: dict[int, int] = {}
+        """Packs entered in this epoch and when (ns since 1970); the shipper takes them over."""
         self.dead_packs: set[int] = set()
         """Packs whose last chunk died in this epoch; who drops or collects one takes it out."""
 
@@ -84,7 +86,8 @@ class Chunks:
             identity = self._describe(number)
             pack = Pack(identity.pack_id, identity.key_version, identity.salt, 0, 0, 0, 0, b"")
             change.put(PACK, number, pack)
-            change.put(PACK_LOCAL, number, PackLocal(PACK_OPEN, self._clock.time_ns()))
+            self.opened_packs[number] = self._clock.time_ns()
+            change.put(PACK_LOCAL, number, PackLocal(PACK_OPEN, self.opened_packs[number]))
         return pack
 
     def refer(self, change: Change, number: int) -> None:

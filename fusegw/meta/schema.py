@@ -48,6 +48,7 @@ HOLE = 0
 """`Extent.chunk` of a range that was never written."""
 EPOCH_SHIFT = 40
 EPOCH_MAX = (1 << 24) - 1
+PACK_NUMBER_END = (1 << 64) - 1
 COUNT_MAX = (1 << 32) - 1
 
 STATE_SCHEMA = b"schema"

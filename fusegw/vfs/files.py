@@ -11,7 +11,6 @@ returns after the commit that has all bytes written before it.
 """
 
 import errno
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -262,7 +261,7 @@ class Files:
                 flight.clip = 0
             self._let_go(file)
 
-    async def run(self, sleep: Callable[[float], object] | None = None) -> None:
+    async def run(self) -> None:
         """Send what has been idle or in memory for long, until cancelled."""
         while True:
             await trio.sleep(IDLE_S / 2)

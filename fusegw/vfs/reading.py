@@ -13,10 +13,10 @@ from collections import OrderedDict
 import msgspec
 import trio
 
-from fusegw.errors import Corrupt
+from fusegw.errors import Corrupt, FusegwError
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import HOLE, Extent, Inode
+from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
 from fusegw.packs.format import Location
 from fusegw.packs.reader import ChunkRef, PackReader
 from fusegw.vfs import extents
@@ -26,6 +26,8 @@ _LOAD_BYTES = 2 << 20
 """Raw bytes one load asks for at most."""
 _WINDOW_MIN = 1 << 20
 _STREAMS_MAX = 256
+_LOADS_MAX = 64
+"""Chunks on their way beyond which nothing is read ahead."""
 
 
 class _Load:
@@ -36,7 +38,14 @@ class _Load:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.raw: bytes | None = None
-        self.error: Exception | None = None
+        self.error: FusegwError | OSError | None = None
+
+    async def wait(self) -> bytes:
+        """The chunk's bytes; raises why they cannot be had."""
+        await self.done.wait()
+        if self.raw is None:
+            raise self.error or OSError(errno.EINTR, "read was cancelled")
+        return self.raw
 
 
 class _Stream(msgspec.Struct, gc=False):
@@ -48,13 +57,14 @@ class _Stream(msgspec.Struct, gc=False):
 
 
 class Reading:
-    """Readers of one volume. Loop thread only; loads run in the nursery given to `run`."""
+    """The readers of one volume. Loop thread only; loads run as tasks of `nursery`."""
 
     def __init__(
         self,
         metadata: Metadata,
         chunks: Chunks,
         reader: PackReader,
+        nursery: trio.Nursery,
         *,
         read_ahead_bytes: int,
         decoded_bytes_max: int = 48 << 20,
@@ -63,6 +73,7 @@ class Reading:
         self._metadata = metadata
         self._chunks = chunks
         self._reader = reader
+        self._nursery = nursery
         self._read_ahead_bytes = read_ahead_bytes
         self._decoded_bytes_max = decoded_bytes_max
         self._limiter = trio.CapacityLimiter(threads)
@@ -70,12 +81,21 @@ class Reading:
         self._decoded_bytes = 0
         self._loads: dict[int, _Load] = {}
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
-        self._send, self._receive = trio.open_memory_channel[list[int]](64)
 
     async def read(self, row: Inode, offset: int, end: int) -> bytes:
-        """The bytes [offset, end) of the inode's row; end <= row.size. EIO names what is damaged."""
-        found = extents.covering(self._metadata.change(), row.ino, offset, end)
-        self._look_ahead(row, offset, end)
+        """The bytes [offset, end) of the inode's row; end <= row.size. Errors name what is damaged."""
+        while True:
+            found = extents.covering(self._metadata.change(), row.ino, offset, end)
+            self._look_ahead(row, offset, end)
+            try:
+                return await self._assemble(row.ino, found, offset, end)
+            except (FusegwError, OSError):
+                # The file may have been overwritten while its old chunks were being fetched.
+                if extents.covering(self._metadata.change(), row.ino, offset, end) == found:
+                    raise
+
+    async def _assemble(self, ino: int, found: list[tuple[int, Extent]], offset: int, end: int) -> bytes:
+        sources = self._sources(found)
         parts: list[bytes | memoryview] = []
         position = offset
         for start, extent in found:
@@ -85,11 +105,8 @@ class Reading:
             if extent.chunk == HOLE:
                 parts.append(bytes(stop - position))
             else:
-                raw = self._decoded.get(extent.chunk)
-                if raw is None:
-                    raw = await self._chunk(extent.chunk, found)
-                else:
-                    self._decoded.move_to_end(extent.chunk)
+                source = sources[extent.chunk]
+                raw = source if isinstance(source, bytes) else await source.wait()
                 first = extent.chunk_offset + position - start
                 if first == 0 and stop - position == len(raw):
                     parts.append(raw)
@@ -97,7 +114,7 @@ class Reading:
                     parts.append(memoryview(raw)[first : first + stop - position])
             position = stop
         if position < end:
-            raise OSError(errno.EIO, f"inode {row.ino} has no extent at offset {position}; run a check")
+            raise OSError(errno.EIO, f"inode {ino} has no extent at offset {position}; run a check")
         if len(parts) == 1 and isinstance(parts[0], bytes):
             return parts[0]
         return b"".join(parts)
@@ -108,31 +125,25 @@ class Reading:
         self._decoded_bytes = 0
         self._streams.clear()
 
-    async def run(self) -> None:
-        """Carry out read-ahead until cancelled."""
-        async with trio.open_nursery() as nursery:
-            async for numbers in self._receive:
-                nursery.start_soon(self._load_quietly, numbers)
-
-    async def _chunk(self, number: int, neighbours: list[tuple[int, Extent]]) -> bytes:
-        load = self._loads.get(number)
-        if load is None:
+    def _sources(self, found: list[tuple[int, Extent]]) -> dict[int, "bytes | _Load"]:
+        """Per chunk its bytes, or the load that will have them; starts the loads that are missing."""
+        sources: dict[int, bytes | _Load] = {}
+        missing: list[int] = []
+        for _, extent in found:
+            number = extent.chunk
+            if number == HOLE or number in sources:
+                continue
             raw = self._decoded.get(number)
             if raw is not None:
-                return raw
-            numbers = [number]
-            numbers += [e.chunk for _, e in neighbours if e.chunk not in (HOLE, number)]
-            wanted = [n for n in dict.fromkeys(numbers) if n not in self._loads and n not in self._decoded]
-            load = self._loads[number] = _Load()
-            for other in wanted[1:]:
-                self._loads[other] = _Load()
-            await self._load(wanted)
-        else:
-            await load.done.wait()
-        if load.error is not None:
-            raise load.error
-        assert load.raw is not None
-        return load.raw
+                self._decoded.move_to_end(number)
+                sources[number] = raw
+            elif number in self._loads:
+                sources[number] = self._loads[number]
+            else:
+                missing.append(number)
+        if missing:
+            sources.update(self._start(missing))
+        return sources
 
     def _look_ahead(self, row: Inode, offset: int, end: int) -> None:
         stream = self._streams.get(row.ino)
@@ -149,6 +160,8 @@ class Reading:
         start = max(stream.fetched, end)
         if start >= row.size or target - start < min(stream.window // 2, row.size - start):
             return
+        if len(self._loads) > _LOADS_MAX:
+            return
         batch: list[int] = []
         nbytes = 0
         for _, extent in extents.covering(self._metadata.change(), row.ino, start, target):
@@ -158,57 +171,42 @@ class Reading:
             batch.append(number)
             nbytes += extent.length
             if nbytes >= _LOAD_BYTES:
-                self._announce(batch)
+                self._start(batch)
                 batch, nbytes = [], 0
         if batch:
-            self._announce(batch)
+            self._start(batch)
         stream.fetched = target
 
-    def _announce(self, numbers: list[int]) -> None:
-        try:
-            self._send.send_nowait(numbers)
-        except trio.WouldBlock:
-            return
-        for number in numbers:
-            self._loads[number] = _Load()
+    def _start(self, numbers: list[int]) -> dict[int, _Load]:
+        """Begin to load chunks; where they are is looked up now, while they are surely referred to."""
+        refs = [self._reference(number) for number in numbers]
+        loads = {number: _Load() for number in numbers}
+        self._loads.update(loads)
+        self._nursery.start_soon(self._load, loads, refs)
+        return loads
 
-    async def _load_quietly(self, numbers: list[int]) -> None:
-        await self._load(numbers)
-
-    async def _load(self, numbers: list[int]) -> None:
-        """Load chunks whose `_Load`s were announced; errors are left in them."""
-        loads = [(number, self._loads[number]) for number in numbers]
+    async def _load(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
+        """Load chunks together; when one cannot be had, one by one, since the others are fine."""
         try:
-            refs = [self._reference(number) for number in numbers]
-            raws = await trio.to_thread.run_sync(self._reader.read, refs, limiter=self._limiter)
-            for (number, load), raw in zip(loads, raws, strict=True):
-                load.raw = raw
-                self._remember(number, raw)
-        except Exception as error:
-            if len(numbers) > 1:
-                await self._load_singly(loads)
-            else:
-                loads[0][1].error = error
-                if isinstance(error, Corrupt):
-                    self._damaged(numbers[0], error)
+            await self._fetch(loads, refs)
+        except (FusegwError, OSError):
+            for (number, load), ref in zip(loads.items(), refs, strict=True):
+                try:
+                    await self._fetch({number: load}, [ref])
+                except (FusegwError, OSError) as error:
+                    load.error = error
+                    if isinstance(error, Corrupt):
+                        self._damaged(number, ref, error)
         finally:
-            for number, load in loads:
+            for number, load in loads.items():
                 self._loads.pop(number, None)
-                if load.raw is None and load.error is None:
-                    load.error = OSError(errno.EINTR, "read was cancelled")
                 load.done.set()
 
-    async def _load_singly(self, loads: list[tuple[int, _Load]]) -> None:
-        """One of several could not be had: find out which, the others are fine."""
-        for number, load in loads:
-            try:
-                refs = [self._reference(number)]
-                raws = await trio.to_thread.run_sync(self._reader.read, refs, limiter=self._limiter)
-                load.raw = raws[0]
-            except Exception as error:
-                load.error = error
-                if isinstance(error, Corrupt):
-                    self._damaged(number, error)
+    async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
+        raws = await trio.to_thread.run_sync(self._reader.read, refs, limiter=self._limiter)
+        for (number, load), raw in zip(loads.items(), raws, strict=True):
+            load.raw = raw
+            self._remember(number, raw)
 
     def _reference(self, number: int) -> ChunkRef:
         change = self._metadata.change()
@@ -231,9 +229,11 @@ class Reading:
                 _, old = self._decoded.popitem(last=False)
                 self._decoded_bytes -= len(old)
 
-    def _damaged(self, number: int, error: Corrupt) -> None:
+    def _damaged(self, number: int, ref: ChunkRef, error: Corrupt) -> None:
         log.error(
             "a chunk is damaged in cache and store, the next write of the same data replaces it: %s", error
         )
         with self._metadata.change() as change:
-            self._chunks.distrust(change, number)
+            chunk = change.get(CHUNK, number)
+            if chunk is not None and chunk.chunk_id == ref.chunk_id:
+                self._chunks.distrust(change, number)

@@ -1,0 +1,1 @@
+"""The way of closed packs into the store, and the barrier that waits for it."""

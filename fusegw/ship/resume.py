@@ -1,0 +1,103 @@
+"""At a start: what became of the packs that were not in the store when the gateway ended.
+
+A pack that was being written is closed at its last committed record. A closed one waits for its upload,
+unless the store has it already (the reply was lost, or the crash came before its row was deleted). One
+whose file is gone or short is a loss, named in the log; its row stays so that nobody takes it for stored.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from cache import PackCache
+from fusegw.errors import NotFound
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import (
+    CHUNK,
+    EPOCH_SHIFT,
+    PACK,
+    PACK_CLOSED,
+    PACK_LOCAL,
+    PACK_NUMBER_END,
+    PACK_OPEN,
+    PackLocal,
+)
+from fusegw.packs.format import Location, PackKeys
+from fusegw.packs.recover import close_torn
+from fusegw.packs.writer import PackInfo
+from fusegw.ship.shipper import pack_object
+from fusegw.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+def unstored_names(metadata: Metadata) -> set[str]:
+    """Cache names of the packs that only this gateway holds: never to be evicted."""
+    names = set()
+    for number, _ in metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END):
+        pack = metadata.get(PACK, number)
+        if pack is not None:
+            names.add(pack.pack_id.hex())
+    return names
+
+
+def resume(metadata: Metadata, cache: PackCache, keys: PackKeys, store: ObjectStore) -> None:
+    """Bring all unstored packs to "closed" or "stored". Blocking; commits; before anything else runs."""
+    for number, local in list(metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END)):
+        if local.state == PACK_OPEN:
+            _close(metadata, cache, keys, number, local)
+        else:
+            _look_for(metadata, cache, store, number)
+    if metadata.freeze():
+        metadata.save()
+        metadata.saved()
+
+
+def _close(metadata: Metadata, cache: PackCache, keys: PackKeys, number: int, local: PackLocal) -> None:
+    pack = metadata.get(PACK, number)
+    assert pack is not None, "a local pack has a row"
+    info = PackInfo(number, pack.pack_id, pack.key_version, pack.salt)
+    result = close_torn(cache, keys, info, list(_committed(metadata, number)))
+    for damage in result.damaged:
+        log.error("pack %s lost a committed record: %s", pack.pack_id.hex(), damage)
+    with metadata.change() as change:
+        if result.closed is None:
+            change.delete(PACK_LOCAL, number)
+            if not pack.live:
+                change.delete(PACK, number)
+        else:
+            closed = result.closed
+            change.put(
+                PACK, number, replace(pack, size=closed.size, records=closed.records, digest=closed.hash)
+            )
+            change.put(PACK_LOCAL, number, PackLocal(PACK_CLOSED, local.opened_ns))
+
+
+def _committed(metadata: Metadata, number: int) -> Iterable[tuple[bytes, Location]]:
+    """The records of an open pack that the index refers to; they have chunk numbers of the pack's epoch."""
+    epoch = number >> EPOCH_SHIFT
+    for _, chunk in metadata.scan(CHUNK, epoch << EPOCH_SHIFT, (epoch + 1) << EPOCH_SHIFT):
+        if chunk.pack == number:
+            yield (
+                chunk.chunk_id,
+                Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
+            )
+
+
+def _look_for(metadata: Metadata, cache: PackCache, store: ObjectStore, number: int) -> None:
+    pack = metadata.get(PACK, number)
+    assert pack is not None, "a local pack has a row"
+    name = pack.pack_id.hex()
+    if cache.size(name) == pack.size:
+        return
+    try:
+        stored = store.head(pack_object(pack.pack_id)).size == pack.size
+    except NotFound:
+        stored = False
+    if stored:
+        with metadata.change() as change:
+            change.delete(PACK_LOCAL, number)
+        cache.unpin(name)
+    else:
+        log.error("pack %s was never stored and its cache file is gone or short: its data are lost", name)

@@ -1,0 +1,279 @@
+"""Ships packs: closes them in time, enters them as closed, uploads them in parallel, frees them for eviction.
+
+The way of a pack and what a crash leaves at each step: records written → synced and referred to by a commit
+(start: closed at its last committed record) → closed, its digest in the index (start: uploaded) → PUT
+(start: found in the store) → its local row deleted and committed → unpinned in the cache. A pack that dies
+before it is stored is dropped, after the commit that took its last reference. An upload that fails is tried
+again for ever, with jittered back-off; the mount does not notice but for the room it lacks.
+"""
+
+import logging
+from collections.abc import Callable
+
+import trio
+from blake3 import blake3
+from msgspec.structs import replace
+
+from cache import PackCache
+from fusegw.clock import Clock, Entropy
+from fusegw.errors import Corrupt, Exists, FusegwError
+from fusegw.meta.chunks import Chunks
+from fusegw.meta.committer import Committer
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import PACK, PACK_CLOSED, PACK_LOCAL, PACK_NUMBER_END, Pack, PackLocal
+from fusegw.packs.writer import ClosedPack, PackWriter
+from fusegw.ship.health import Health
+from fusegw.store.base import ObjectStore
+
+log = logging.getLogger(__name__)
+_TEND_S = 0.25
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MAX_S = 30.0
+
+
+def pack_object(pack_id: bytes) -> str:
+    """The store's key of a pack."""
+    name = pack_id.hex()
+    return f"packs/{name[:2]}/{name}"
+
+
+class _Unstored:
+    """A pack that is not in the store: since when, and how far ingest was when it was closed."""
+
+    __slots__ = ("closed_at", "opened_ns", "queued")
+
+    def __init__(self, opened_ns: int, closed_at: int | None) -> None:
+        self.opened_ns = opened_ns
+        self.closed_at = closed_at
+        self.queued = False
+
+
+class Shipper:
+    """The uploads of one volume. Loop thread only; `run` must be running.
+
+    `ingest_progress` gives (jobs submitted, jobs merged): a pack without living chunks is dead only when no
+    job that may still refer to it is on its way. `freed` is called when the cache has room again.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        chunks: Chunks,
+        committer: Committer,
+        writer: PackWriter,
+        cache: PackCache,
+        store: ObjectStore,
+        health: Health,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        ship_interval_s: float,
+        parallelism: int,
+        ingest_progress: Callable[[], tuple[int, int]],
+        freed: Callable[[], None],
+    ) -> None:
+        self._metadata = metadata
+        self._chunks = chunks
+        self._committer = committer
+        self._writer = writer
+        self._cache = cache
+        self._store = store
+        self._health = health
+        self._clock = clock
+        self._entropy = entropy
+        self._ship_interval_s = ship_interval_s
+        self._parallelism = parallelism
+        self._ingest_progress = ingest_progress
+        self._freed = freed
+        self._unstored: dict[int, _Unstored] = {}
+        self._queue: dict[int, None] = {}
+        self._uploading: set[int] = set()
+        self._work = trio.Event()
+        self._urged = trio.Event()
+        self._progress = trio.Event()
+        self._tending = trio.Lock()
+        self._limiter = trio.CapacityLimiter(parallelism)
+        self.stored_packs = 0
+        self.stored_bytes = 0
+        """Since the start."""
+        for number, local in metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END):
+            self._unstored[number] = _Unstored(local.opened_ns, 0)
+            if local.state == PACK_CLOSED:
+                self._enqueue(number)
+
+    @property
+    def oldest_unstored_s(self) -> float:
+        """Age in seconds of the oldest pack not in the store, 0 when all are."""
+        oldest = min((pack.opened_ns for pack in (*self._unstored.values(), *self._opening())), default=None)
+        return 0.0 if oldest is None else max(0.0, (self._clock.time_ns() - oldest) / 1e9)
+
+    def urge(self) -> None:
+        """The cache needs room: ship what there is without waiting for full packs."""
+        self._urged.set()
+
+    async def barrier(self) -> None:
+        """Return once every pack with a record merged before is in the store; raises why it cannot be."""
+        await self._tend(close=True)
+        targets = set(self._unstored)
+        failures = self._health.failures
+        while targets := {number for number in targets if number in self._unstored}:
+            if self._health.failures > failures and self._health.error is not None:
+                raise type(self._health.error)(str(self._health.error))
+            if self._committer.error is not None:
+                raise type(self._committer.error)(str(self._committer.error))
+            await self._progress.wait()
+
+    async def run(self) -> None:
+        """Tend and upload until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tend_for_ever)
+            for _ in range(self._parallelism):
+                nursery.start_soon(self._upload_for_ever)
+
+    async def close(self) -> None:
+        """Close the packs and enter them, for an orderly end; they are uploaded after the next start."""
+        await self._tend(close=True)
+
+    async def _tend_for_ever(self) -> None:
+        while True:
+            with trio.move_on_after(_TEND_S):
+                await self._urged.wait()
+            urged = self._urged.is_set()
+            self._urged = trio.Event()
+            try:
+                await self._tend(close=urged)
+            except (FusegwError, OSError) as error:
+                log.error("packs cannot be closed, trying again: %s", error)
+                await trio.sleep(_BACKOFF_FIRST_S)
+            if urged:
+                await trio.sleep(_TEND_S)
+
+    async def _tend(self, *, close: bool) -> None:
+        async with self._tending:
+            now = self._clock.time_ns()
+            for number in list(self._chunks.opened_packs):
+                self._unstored[number] = _Unstored(self._chunks.opened_packs.pop(number), None)
+            due = any(
+                pack.closed_at is None and now - pack.opened_ns >= self._ship_interval_s * 1e9
+                for pack in self._unstored.values()
+            )
+            if close or due:
+                await trio.to_thread.run_sync(self._writer.close_current)
+            closed = self._writer.take_closed()
+            if closed:
+                for pack in closed:
+                    self._enter_closed(pack)
+                await self._committer.commit()
+                for pack in closed:
+                    self._enqueue(pack.number)
+            await self._drop_dead()
+
+    def _enter_closed(self, closed: ClosedPack) -> None:
+        with self._metadata.change() as change:
+            pack = self._chunks.pack(change, closed.number)
+            change.put(
+                PACK,
+                closed.number,
+                replace(pack, size=closed.size, records=closed.records, digest=closed.hash),
+            )
+            local = change.get(PACK_LOCAL, closed.number)
+            opened_ns = self._clock.time_ns() if local is None else local.opened_ns
+            change.put(PACK_LOCAL, closed.number, PackLocal(PACK_CLOSED, opened_ns))
+            if not pack.live:
+                self._chunks.dead_packs.add(closed.number)
+        self._chunks.opened_packs.pop(closed.number, None)
+        submitted, _ = self._ingest_progress()
+        self._unstored[closed.number] = _Unstored(opened_ns, submitted)
+
+    def _enqueue(self, number: int) -> None:
+        self._queue[number] = None
+        self._work.set()
+
+    async def _drop_dead(self) -> None:
+        """Forget packs that died before they were stored: rows first, files after the commit."""
+        dropped = []
+        _, merged = self._ingest_progress()
+        for number in list(self._chunks.dead_packs):
+            unstored = self._unstored.get(number)
+            pack = self._metadata.get(PACK, number)
+            if pack is None or pack.live or unstored is None:
+                self._chunks.dead_packs.discard(number)
+            elif unstored.closed_at is not None and merged >= unstored.closed_at:
+                self._chunks.dead_packs.discard(number)
+                if number not in self._uploading:
+                    self._queue.pop(number, None)
+                    dropped.append((number, pack))
+        if not dropped:
+            return
+        with self._metadata.change() as change:
+            for number, _ in dropped:
+                change.delete(PACK, number)
+                change.delete(PACK_LOCAL, number)
+        await self._committer.commit()
+        for number, pack in dropped:
+            await trio.to_thread.run_sync(self._cache.discard, pack.pack_id.hex())
+            self._unstored.pop(number, None)
+        self._signal()
+
+    async def _upload_for_ever(self) -> None:
+        while True:
+            while not self._queue:
+                self._work = trio.Event()
+                await self._work.wait()
+            number = next(iter(self._queue))
+            del self._queue[number]
+            self._uploading.add(number)
+            backoff_s = _BACKOFF_FIRST_S
+            try:
+                while not await self._upload(number):
+                    await trio.sleep(self._entropy.uniform(backoff_s / 2, backoff_s))
+                    backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+            finally:
+                self._uploading.discard(number)
+
+    async def _upload(self, number: int) -> bool:
+        """One attempt; True when the pack is stored and done with."""
+        pack = self._metadata.get(PACK, number)
+        assert pack is not None, "a queued pack has a row"
+        try:
+            await trio.to_thread.run_sync(self._put, pack, limiter=self._limiter)
+            with self._metadata.change() as change:
+                change.delete(PACK_LOCAL, number)
+            await self._committer.commit()
+        except FusegwError as error:
+            if self._health.error is None:
+                log.warning("pack %s is not in the store yet, trying again: %s", pack.pack_id.hex(), error)
+            self._health.failed(error)
+            self._signal()
+            return False
+        await trio.to_thread.run_sync(self._cache.unpin, pack.pack_id.hex())
+        self._health.succeeded(pack.size)
+        self._unstored.pop(number, None)
+        self.stored_packs += 1
+        self.stored_bytes += pack.size
+        self._signal()
+        return True
+
+    def _put(self, pack: Pack) -> None:
+        """Blocking: the spool's bytes, checked against the digest taken at sealing, into the store."""
+        name = pack.pack_id.hex()
+        key = pack_object(pack.pack_id)
+        data = self._cache.read_pinned(name, pack.size)
+        if data is None or blake3(data).digest() != pack.digest:
+            raise Corrupt(
+                f"pack {name} in the cache is not what was sealed, it is kept and not uploaded; "
+                "check the cache's disk, then write the files it belongs to again"
+            )
+        try:
+            self._store.put(key, data, create_only=True)
+        except Exists:
+            if self._store.get(key, size_max=pack.size) != data:
+                raise Corrupt(f"object {key} in the store holds other bytes than pack {name}") from None
+
+    def _opening(self) -> list[_Unstored]:
+        return [_Unstored(opened_ns, None) for opened_ns in self._chunks.opened_packs.values()]
+
+    def _signal(self) -> None:
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()
+        self._freed()

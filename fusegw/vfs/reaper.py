@@ -1,0 +1,106 @@
+"""The end of unlinked files: when nobody can reach an inode any more, its rows and data go, in bounded steps.
+
+An inode that loses its last link has a row in the reap table from that very operation on. It is reaped when
+the kernel has forgotten it and no handle is open; a mount reaps what the one before left. A crash in
+mid-reap leaves a shorter file in the table, and the next mount goes on.
+"""
+
+import trio
+
+from fusegw.meta.chunks import Chunks
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import INODE, INODE_MAX, REAP, XATTR
+from fusegw.vfs import extents
+from fusegw.vfs.files import Files
+from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.usage import Usage
+
+_EXTENTS_PER_STEP = 256
+_STEPS_PER_TURN = 8
+
+
+class Reaper:
+    """Knows which inodes the kernel holds, and frees the unlinked ones. Loop thread only; `run` must be
+    running."""
+
+    def __init__(
+        self, metadata: Metadata, inodes: Inodes, chunks: Chunks, usage: Usage, files: Files
+    ) -> None:
+        self._metadata = metadata
+        self._inodes = inodes
+        self._chunks = chunks
+        self._usage = usage
+        self._files = files
+        self._lookups: dict[int, int] = {}
+        self._unlinked = {ino for ino, _ in metadata.scan(REAP, 0, INODE_MAX + 1)}
+        self._due = set(self._unlinked)
+        self._work = trio.Event()
+
+    def remember(self, ino: int) -> None:
+        """The kernel was told of the inode once more."""
+        self._lookups[ino] = self._lookups.get(ino, 0) + 1
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel let go of `count` of what it was told."""
+        left = self._lookups.get(ino, 0) - count
+        if left > 0:
+            self._lookups[ino] = left
+        else:
+            self._lookups.pop(ino, None)
+            if ino in self._unlinked:
+                self.consider(ino)
+
+    def unlinked(self, ino: int) -> None:
+        """The inode lost its last link, and has its row in the reap table."""
+        self._unlinked.add(ino)
+        self.consider(ino)
+
+    def consider(self, ino: int) -> None:
+        """Reap the inode if it is unlinked and nobody holds it; called when a handle is closed, too."""
+        if ino in self._unlinked and ino not in self._lookups and not self._files.is_open(ino):
+            self._due.add(ino)
+            self._work.set()
+
+    @property
+    def backlog(self) -> int:
+        """Unlinked inodes that still have rows."""
+        return len(self._unlinked)
+
+    async def run(self) -> None:
+        """Reap until cancelled."""
+        while True:
+            while not self._due:
+                self._work = trio.Event()
+                await self._work.wait()
+            self.step(_STEPS_PER_TURN)
+            await trio.lowlevel.checkpoint()
+
+    def step(self, steps_max: int) -> bool:
+        """Up to `steps_max` bounded steps now; True while more is due."""
+        for _ in range(steps_max):
+            if not self._due:
+                break
+            ino = next(iter(self._due))
+            if self._reap_some(ino):
+                self._due.discard(ino)
+                self._unlinked.discard(ino)
+        return bool(self._due)
+
+    def _reap_some(self, ino: int) -> bool:
+        """One step; True when the inode is gone."""
+        self._files.drop(ino)
+        with self._metadata.change() as change:
+            row = change.get(INODE, ino)
+            if row is None:
+                change.delete(REAP, ino)
+                return True
+            rest = extents.free_some(change, self._chunks, row, _EXTENTS_PER_STEP)
+            self._usage.moved(change, row, rest)
+            if rest is not None:
+                change.put(INODE, ino, rest)
+                return False
+            for key, _ in list(change.scan(XATTR, (ino, b""), (ino + 1, b""))):
+                change.delete(XATTR, key)
+            self._inodes.delete(change, ino)
+            change.delete(REAP, ino)
+        return True

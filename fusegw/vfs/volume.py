@@ -1,0 +1,109 @@
+"""One volume as the front ends see it: the parts of the file system put together, and what concerns all of
+them."""
+
+import errno
+from collections.abc import Callable
+
+import msgspec
+
+from fusegw.errors import FusegwError
+from fusegw.meta.committer import Committer
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import STATE_FILES
+from fusegw.ship.shipper import Shipper
+from fusegw.vfs.attributes import Attributes
+from fusegw.vfs.files import Files
+from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.namespace import Namespace
+from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.usage import Usage
+from fusegw.vfs.xattrs import Xattrs
+
+BLOCK_SIZE = 4096
+NAME_MAX = 255
+_FILES_MAX = 1 << 39
+
+
+class Statfs(msgspec.Struct, frozen=True):
+    """What df shows; blocks of `block_size` bytes."""
+
+    block_size: int
+    blocks: int
+    blocks_free: int
+    files: int
+    files_free: int
+    name_max: int
+
+
+class Volume:
+    """The composition the FUSE layer gets. Loop thread only.
+
+    `free_bytes` tells how much more the store can take.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        committer: Committer,
+        shipper: Shipper,
+        usage: Usage,
+        *,
+        inodes: Inodes,
+        namespace: Namespace,
+        attributes: Attributes,
+        xattrs: Xattrs,
+        files: Files,
+        reaper: Reaper,
+        free_bytes: Callable[[], int],
+    ) -> None:
+        self.inodes = inodes
+        self.namespace = namespace
+        self.attributes = attributes
+        self.xattrs = xattrs
+        self.files = files
+        self.reaper = reaper
+        self._metadata = metadata
+        self._committer = committer
+        self._shipper = shipper
+        self._usage = usage
+        self._free_bytes = free_bytes
+
+    def closed(self, ino: int) -> None:
+        """A handle on a file was closed."""
+        self.files.closed(ino)
+        self.reaper.consider(ino)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `room` must be awaited before an operation that adds rows."""
+        return self._committer.crowded or self._metadata.full
+
+    async def room(self) -> None:
+        """Wait until the metadata takes more rows; OSError ENOSPC when it is full."""
+        if self._metadata.full:
+            raise OSError(errno.ENOSPC, "metadata has reached its limit")
+        try:
+            await self._committer.room()
+        except FusegwError as error:
+            raise OSError(errno.ENOSPC, str(error)) from None
+
+    async def sync_metadata(self) -> None:
+        """Names and attributes changed so far are durable on return (fsync of a directory)."""
+        await self._committer.commit()
+
+    async def sync(self) -> None:
+        """Everything acknowledged so far is durable on this machine on return."""
+        await self.files.settle_all()
+        await self._committer.commit()
+
+    async def barrier(self) -> None:
+        """The data of everything acknowledged so far is in the store on return; raises why it cannot be."""
+        await self.sync()
+        await self._shipper.barrier()
+
+    def statfs(self) -> Statfs:
+        """Size, room and counts of the volume."""
+        used = -(-self._usage.nbytes // BLOCK_SIZE)
+        free = self._free_bytes() // BLOCK_SIZE
+        files = self._metadata.number(STATE_FILES)
+        return Statfs(BLOCK_SIZE, used + free, free, _FILES_MAX, _FILES_MAX - files, NAME_MAX)
