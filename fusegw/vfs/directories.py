@@ -1,0 +1,89 @@
+"""What operations on names share: finding a directory and what its names stand for, and the changes an entry
+that comes or goes makes to its directory and its inode.
+
+A row another row refers to and that is not there is damage (`Corrupt`), never "no such file".
+"""
+
+import errno
+
+from msgspec.structs import replace
+
+from fusegw.errors import Corrupt
+from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.schema import DIRENT, INODE, REAP, Dirent, Inode
+from fusegw.vfs.inodes import Inodes
+
+NAME_MAX = 255
+"""Longest name, in bytes."""
+LINKS_MAX = 65_000
+"""Most names of a file."""
+SUBDIRECTORIES_MAX = (1 << 32) - 3
+DIRECTORY_SIZE = 4096
+"""`Inode.size` of every directory."""
+DOT, DOTDOT = b".", b".."
+DOTS = frozenset((DOT, DOTDOT))
+KIND_DIRECTORY = 0o4
+"""`Dirent.kind` of a directory."""
+
+
+class Directories:
+    """Names and inodes of one volume, as operations on names find them. Loop thread only."""
+
+    def __init__(self, metadata: Metadata, inodes: Inodes) -> None:
+        self._get = metadata.get
+        self._inodes = inodes
+
+    def directory(self, ino: int) -> Inode:
+        """The directory `ino`; OSError ESTALE, ENOTDIR."""
+        directory = self._get(INODE, ino)
+        if directory is None:
+            raise OSError(errno.ESTALE, f"inode {ino} is gone")
+        if not directory.is_dir:
+            raise OSError(errno.ENOTDIR, f"inode {ino} is no directory")
+        return directory
+
+    def vacancy(self, parent: int, name: bytes) -> Inode:
+        """The directory a new `name` may be put into; OSError EEXIST, ENOENT when it was removed, and more."""
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
+        directory = self.directory(parent)
+        if name in DOTS or self._get(DIRENT, (parent, name)) is not None:
+            raise OSError(errno.EEXIST, f"{name!r} is there already in directory {parent}")
+        if not directory.nlink or not name:
+            raise OSError(errno.ENOENT, f"directory {parent} was removed")
+        return directory
+
+    def entry(self, parent: int, name: bytes) -> Dirent:
+        """What `name` is in `parent`; OSError ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
+        entry = self._get(DIRENT, (parent, name))
+        if entry is None:
+            self.directory(parent)
+            raise OSError(errno.ENOENT, f"no {name!r} in directory {parent}")
+        return entry
+
+    def named(self, entry: Dirent, parent: int, name: bytes) -> Inode:
+        """The inode an entry stands for."""
+        inode = self._inodes.get(entry.ino)
+        if inode is None:
+            raise dangling(parent, name, entry.ino)
+        return inode
+
+    def unlink(self, change: Change, inode: Inode, now: int) -> bool:
+        """The inode has lost a name; True when that was its last one and it waits to be reaped."""
+        left = 0 if inode.is_dir else inode.nlink - 1
+        if left:
+            self._inodes.put(change, replace(inode, nlink=left, ctime_ns=now))
+            return False
+        self._inodes.put(change, replace(inode, nlink=0, ctime_ns=now, parent=0))
+        change.put(REAP, inode.ino, 0)
+        return True
+
+
+def dangling(parent: int, name: bytes, ino: int) -> Corrupt:
+    """The error for a name whose inode has no row."""
+    return Corrupt(
+        f"metadata is damaged: {name!r} in directory {parent} names inode {ino}, which has no row; "
+        "restore the state directory from a copy"
+    )

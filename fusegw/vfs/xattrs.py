@@ -1,0 +1,160 @@
+"""Extended attributes, POSIX ACLs among them.
+
+Attributes of the spaces `user.` (files and directories only), `trusted.` and `security.` are kept as they
+come. `system.posix_acl_access` and `_default` are checked and change what they must: an access ACL sets the
+mode and is stored only when it says more than the mode; a default ACL exists only on directories.
+"""
+
+import errno
+import stat
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from fusegw.clock import Clock
+from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.schema import XATTR, Inode
+from fusegw.vfs import acl
+from fusegw.vfs.caller import Caller
+from fusegw.vfs.inodes import Inodes
+
+CREATE = 1
+REPLACE = 2
+NAME_MAX = 255
+VALUE_MAX = 1 << 16
+LIST_MAX = 1 << 16
+"""Most bytes listxattr may return: names, each with a NUL."""
+TOTAL_MAX = 1 << 20
+"""Most bytes of names and values one inode may have."""
+_ACLS = frozenset((acl.ACCESS_ACL, acl.DEFAULT_ACL))
+_USER, _TRUSTED = b"user.", b"trusted."
+_SPACES = (_USER, _TRUSTED, b"security.")
+
+
+class Xattrs:
+    """The extended attributes of one volume's inodes. Loop thread only."""
+
+    def __init__(self, metadata: Metadata, inodes: Inodes, *, clock: Clock) -> None:
+        self._metadata = metadata
+        self._inodes = inodes
+        self._clock = clock
+
+    def get(self, ino: int, name: bytes) -> bytes:
+        """The value; OSError ENODATA, EOPNOTSUPP (unknown space, ACL of a symlink), ERANGE, EINVAL, ESTALE."""
+        if len(name) <= NAME_MAX:
+            value = self._metadata.get(XATTR, (ino, name))
+            if value is not None:
+                return value
+        self._check(self._inode(ino), name, errno.ENODATA)
+        raise OSError(errno.ENODATA, f"inode {ino} has no {name!r}")
+
+    def list(self, ino: int, caller: Caller | None = None) -> list[bytes]:
+        """The names, in byte order; `trusted.` ones only for the privileged (no caller: the gateway
+        itself).
+        """
+        self._inode(ino)
+        names = [name for name, _ in self._rows(ino)]
+        if caller is not None and not caller.privileged:
+            return [name for name in names if not name.startswith(_TRUSTED)]
+        return names
+
+    def set(self, ino: int, name: bytes, value: bytes, flags: int = 0, caller: Caller | None = None) -> None:
+        """Create or replace; OSError EEXIST (CREATE), ENODATA (REPLACE), E2BIG, ENOSPC, EPERM, and those of
+        `get`.
+
+        ACLs: EINVAL (malformed), EACCES (default ACL of what is no directory); an empty one removes.
+        """
+        if flags & ~(CREATE | REPLACE):
+            raise OSError(errno.EINVAL, f"setxattr cannot honour flags {flags:#x}")
+        inode = self._inode(ino)
+        self._check(inode, name, errno.EPERM)
+        if len(value) > VALUE_MAX:
+            raise OSError(errno.E2BIG, f"value of {len(value)} bytes, {VALUE_MAX} are allowed")
+        if name in _ACLS:
+            self._set_acl(inode, name, value, caller)
+            return
+        old = self._metadata.get(XATTR, (ino, name))
+        if old is None:
+            if flags & REPLACE:
+                raise OSError(errno.ENODATA, f"inode {ino} has no {name!r}")
+        elif flags & CREATE:
+            raise OSError(errno.EEXIST, f"inode {ino} has {name!r} already")
+        self._check_room(ino, name, value)
+        self._put(inode, name, value)
+
+    def remove(self, ino: int, name: bytes) -> None:
+        """OSError ENODATA (an ACL that is not there is removed with success), EPERM, and those of `get`."""
+        inode = self._inode(ino)
+        self._check(inode, name, errno.EPERM)
+        if self._metadata.get(XATTR, (ino, name)) is not None:
+            self._put(inode, name, None)
+        elif name not in _ACLS:
+            raise OSError(errno.ENODATA, f"inode {ino} has no {name!r}")
+
+    def _check(self, inode: Inode, name: bytes, user_refusal: int) -> None:
+        """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
+        otherwise.
+        """
+        if not 0 < len(name) <= NAME_MAX:
+            raise OSError(errno.ERANGE, f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
+        if name in _ACLS:
+            if stat.S_ISLNK(inode.mode):
+                raise OSError(errno.EOPNOTSUPP, f"inode {inode.ino} is a symlink, it has no ACL")
+        elif not name.startswith(_SPACES):
+            raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
+        elif name in _SPACES:
+            raise OSError(errno.EINVAL, f"{name!r} is no complete attribute name")
+        elif name.startswith(_USER) and not (inode.is_file or inode.is_dir):
+            raise OSError(user_refusal, "only files and directories have user attributes")
+
+    def _check_room(self, ino: int, name: bytes, value: bytes) -> None:
+        names, total = len(name) + 1, len(name) + len(value)
+        for other, content in self._rows(ino):
+            if other != name:
+                names += len(other) + 1
+                total += len(other) + len(content)
+        if names > LIST_MAX or total > TOTAL_MAX:
+            raise OSError(errno.ENOSPC, f"inode {ino} has no room for {name!r} beside its other attributes")
+
+    def _set_acl(self, inode: Inode, name: bytes, value: bytes, caller: Caller | None) -> None:
+        entries = acl.parse(value)
+        if name == acl.DEFAULT_ACL and not inode.is_dir:
+            if entries is not None:
+                raise OSError(errno.EACCES, f"inode {inode.ino} is no directory, it has no default ACL")
+            return
+        if entries is None:
+            self.remove(inode.ino, name)
+            return
+        acl.validate(entries)
+        value = acl.encode(entries)
+        self._check_room(inode.ino, name, value)
+        if name == acl.DEFAULT_ACL:
+            self._put(inode, name, value)
+            return
+        mode = inode.mode & ~0o777 | acl.mode_bits(entries)
+        if caller is not None and mode & stat.S_ISGID and not caller.keeps_setgid(inode.gid):
+            mode &= ~stat.S_ISGID
+        self._put(replace(inode, mode=mode), name, None if acl.is_minimal(entries) else value)
+
+    def _put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
+        change = self._change(inode)
+        if value is None:
+            change.delete(XATTR, (inode.ino, name))
+        else:
+            change.put(XATTR, (inode.ino, name), value)
+        change.merge()
+
+    def _change(self, inode: Inode) -> Change:
+        change = self._metadata.change()
+        self._inodes.put(change, replace(inode, ctime_ns=self._clock.time_ns()))
+        return change
+
+    def _rows(self, ino: int) -> Iterator[tuple[bytes, bytes]]:
+        for (_, name), value in self._metadata.scan(XATTR, (ino, b""), (ino + 1, b"")):
+            yield name, value
+
+    def _inode(self, ino: int) -> Inode:
+        inode = self._inodes.get(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, f"inode {ino} is gone")
+        return inode
