@@ -25,7 +25,7 @@ class VolumeHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     volume_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     name: Annotated[str, msgspec.Meta(max_length=64)]
-    created_ns: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    created_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 def check_volume_name(name: str) -> None:

@@ -44,7 +44,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slot: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
     kind: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]
     label: Annotated[str, msgspec.Meta(max_length=LABEL_SIZE_MAX)]
-    created_ns: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+    created_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     params: Annotated[bytes, msgspec.Meta(max_length=4096)]
     commitment: Annotated[bytes, msgspec.Meta(max_length=4096)]
     sealed: Annotated[bytes, msgspec.Meta(max_length=4096)]
