@@ -43,7 +43,7 @@ class Directories:
         return directory
 
     def vacancy(self, parent: int, name: bytes) -> Inode:
-        """The directory a new `name` may be put into; OSError EEXIST, ENOENT when it was removed, and more."""
+        """The directory a new `name` may be put into; OSError EEXIST, ENOENT (it was removed), and more."""
         if len(name) > NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
         directory = self.directory(parent)

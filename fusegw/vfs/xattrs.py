@@ -40,7 +40,7 @@ class Xattrs:
         self._clock = clock
 
     def get(self, ino: int, name: bytes) -> bytes:
-        """The value; OSError ENODATA, EOPNOTSUPP (unknown space, ACL of a symlink), ERANGE, EINVAL, ESTALE."""
+        """The value; OSError ENODATA, EOPNOTSUPP (unknown space, symlink's ACL), ERANGE, EINVAL, ESTALE."""
         if len(name) <= NAME_MAX:
             value = self._metadata.get(XATTR, (ino, name))
             if value is not None:
