@@ -34,6 +34,8 @@ _RETRY_S = 0.5
 Data = bytes | bytearray
 Placed = list[tuple[int, list[Extent]]]
 """Per range its file offset and the extents that now hold it."""
+Merge = Callable[[Change, Placed], None]
+"""Places the extents in the file, referring to their chunks as far as it keeps them; must not fail."""
 
 
 class Range(msgspec.Struct, gc=False):
@@ -53,10 +55,10 @@ class _Piece(msgspec.Struct, gc=False):
 
 
 class Job(msgspec.Struct):
-    """Ranges of one file on their way; `merge` enters their extents and must not fail."""
+    """Ranges of one file on their way; `merge` places their extents."""
 
     ranges: list[Range]
-    merge: Callable[[Change, Placed], None]
+    merge: Merge
     number: int = 0
     pieces: list[list[_Piece]] | None = None
 
@@ -130,12 +132,10 @@ class Pipeline:
             if self.bytes_in_flight > bytes_max and self.error is not None:
                 raise type(self.error)(str(self.error))
 
-    def store(self, change: Change, ranges: Sequence[Range]) -> Placed:
-        """Encode and enter small ranges here and now, without a thread; raises what the pack writer
-        raises."""
+    def store(self, ranges: Sequence[Range], merge: Merge) -> None:
+        """Encode and merge small ranges here and now, without a thread; raises what the pack writer raises."""
         encoded = [self._encode_range(part) for part in ranges]
-        self._count(ranges, encoded)
-        return self._enter(change, ranges, encoded, [])
+        self._enter(ranges, encoded, merge)
 
     def relocate(self, moves: dict[Location, Location]) -> None:
         """The pack writer sealed records anew elsewhere: rows and jobs follow."""
@@ -217,27 +217,27 @@ class Pipeline:
 
     def _merge(self, job: Job) -> None:
         assert job.pieces is not None
+        self._enter(job.ranges, job.pieces, job.merge)
+
+    def _enter(self, ranges: Sequence[Range], encoded: Sequence[list[_Piece]], merge: Merge) -> None:
+        """One change: chunks, held by a reference of our own until `merge` has placed their extents."""
         with self._metadata.change() as change:
-            added: list[int] = []
-            job.merge(change, self._enter(change, job.ranges, job.pieces, added))
-            for number in added:
-                self._chunks.drop_unused(change, number)
-        self._count(job.ranges, job.pieces)
+            placed: Placed = []
+            for part, pieces in zip(ranges, encoded, strict=True):
+                extents = []
+                position = 0
+                for piece in pieces:
+                    extents.append(self._extent(change, piece, part, position))
+                    position += piece.length
+                placed.append((part.offset, extents))
+            merge(change, placed)
+            for _, extents in placed:
+                for extent in extents:
+                    if extent.chunk != HOLE:
+                        self._chunks.unrefer(change, extent.chunk)
+        self._count(ranges, encoded)
 
-    def _enter(
-        self, change: Change, ranges: Sequence[Range], encoded: Sequence[list[_Piece]], added: list[int]
-    ) -> Placed:
-        placed = []
-        for part, pieces in zip(ranges, encoded, strict=True):
-            extents = []
-            position = 0
-            for piece in pieces:
-                extents.append(self._extent(change, piece, part, position, added))
-                position += piece.length
-            placed.append((part.offset, extents))
-        return placed
-
-    def _extent(self, change: Change, piece: _Piece, part: Range, position: int, added: list[int]) -> Extent:
+    def _extent(self, change: Change, piece: _Piece, part: Range, position: int) -> Extent:
         if piece.chunk_id is None:
             return Extent(piece.length, HOLE, 0)
         number = self._chunks.find(change, piece.chunk_id)
@@ -249,7 +249,7 @@ class Pipeline:
             while place in self._moved:
                 place = self._moved[place]
             number = self._chunks.add(change, _row(piece.chunk_id, place, 0))
-            added.append(number)
+        self._chunks.refer(change, number)
         return Extent(piece.length, number, 0)
 
     def _count(self, ranges: Sequence[Range], encoded: Sequence[list[_Piece]]) -> None:

@@ -100,16 +100,7 @@ class Chunks:
         chunk = self.row(change, number)
         if chunk.count > 1:
             change.put(CHUNK, number, replace(chunk, count=chunk.count - 1))
-        else:
-            self._drop(change, number, chunk)
-
-    def drop_unused(self, change: Change, number: int) -> None:
-        """Take a chunk out again that was added and then not referred to."""
-        chunk = self.row(change, number)
-        if chunk.count == 0:
-            self._drop(change, number, chunk)
-
-    def _drop(self, change: Change, number: int, chunk: Chunk) -> None:
+            return
         change.delete(CHUNK, number)
         key = chunk_key(chunk.chunk_id)
         if change.get(CHUNK_ID, key) == number:

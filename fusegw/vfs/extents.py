@@ -5,7 +5,7 @@ Functions here take the row inside a `Change`, change extents and reference coun
 its new size and allocation; putting that row is the caller's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -23,21 +23,20 @@ def place(
         return row
     if offset > row.size:
         row = extend(change, row, offset)
-    freed = _clear(change, chunks, row.ino, offset, min(end, row.size)) if offset < row.size else 0
-    allocated = row.allocated - freed
-    position = offset
-    for piece in pieces:
-        if position >= end:
-            break
-        if position + piece.length > end:
-            piece = Extent(end - position, piece.chunk, piece.chunk_offset)
+    placed = list(_clipped(pieces, offset, end))
+    # New references first: the range may hold the last old reference to the same chunk.
+    for _, piece in placed:
+        if piece.chunk != HOLE:
+            chunks.refer(change, piece.chunk)
+    allocated = row.allocated
+    if offset < row.size:
+        allocated -= _clear(change, chunks, row.ino, offset, min(end, row.size))
+    for position, piece in placed:
         if piece.chunk == HOLE:
             _put_hole(change, row.ino, position, piece.length)
         else:
             change.put(EXTENT, (row.ino, position), piece)
-            chunks.refer(change, piece.chunk)
             allocated += piece.length
-        position += piece.length
     return replace(row, size=max(row.size, end), allocated=allocated)
 
 
@@ -87,6 +86,16 @@ def covering(change: Change, ino: int, start: int, end: int) -> list[tuple[int, 
             (offset, extent) for (_, offset), extent in change.scan(EXTENT, (ino, start + 1), (ino, end))
         )
     return found
+
+
+def _clipped(pieces: Sequence[Extent], offset: int, end: int) -> Iterator[tuple[int, Extent]]:
+    """The pieces with their file offsets, as far as they lie before `end`."""
+    for piece in pieces:
+        if offset >= end:
+            return
+        length = min(piece.length, end - offset)
+        yield offset, Extent(length, piece.chunk, piece.chunk_offset)
+        offset += length
 
 
 def _clear(change: Change, chunks: Chunks, ino: int, start: int, end: int) -> int:

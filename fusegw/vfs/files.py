@@ -350,16 +350,15 @@ class Files:
             return
         ranges = [Range(run.start, run.data) for run in file.runs.within(0, FILE_SIZE_MAX)]
         try:
-            with self._metadata.change() as change:
-                placed = self._pipeline.store(change, ranges)
-                file.runs.take()
-                self._enter(change, file, ranges, placed, FILE_SIZE_MAX)
+            self._pipeline.store(ranges, partial(self._place_all, file, ranges))
         except (FusegwError, OSError):
-            if file.runs:
-                self._send(file)
-                return
-            raise
-        self._forget_buffered(file, nbytes)
+            self._send(file)
+        else:
+            self._forget_buffered(file, nbytes)
+
+    def _place_all(self, file: _File, ranges: list[Range], change: Change, placed: Placed) -> None:
+        file.runs.take()
+        self._enter(change, file, ranges, placed, FILE_SIZE_MAX)
 
     def _merge(self, file: _File, flight: _Flight, change: Change, placed: Placed) -> None:
         file.flights.remove(flight)
