@@ -18,25 +18,17 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import lmdb
-from sortedcontainers import SortedDict
 
 from fusegw.errors import Busy, Corrupt, Full, UnknownFormat
 from fusegw.meta import schema
 from fusegw.meta.codec import Table
+from fusegw.meta.layers import Layer, Rows, new_layer, overlay
 
 K = TypeVar("K")
 V = TypeVar("V")
 _ABSENT: Any = object()
 _MAP_SIZE = 1 << 40
 _RESERVE_NAME = "reserve"
-
-Rows = dict[Any, Any]
-"""Key → value, None for deleted."""
-Layer = dict[str, Rows]
-
-
-def _new_layer() -> Layer:
-    return {table.name: SortedDict() if table.scanned else {} for table in schema.TABLES}
 
 
 class Change:
@@ -63,7 +55,7 @@ class Change:
     def put(self, table: Table[K, V], key: K, value: V) -> None:
         rows = self._layer.get(table.name)
         if rows is None:
-            rows = self._layer[table.name] = SortedDict() if table.scanned else {}
+            rows = self._layer[table.name] = Rows()
         rows[key] = value
 
     def delete(self, table: Table[K, Any], key: K) -> None:
@@ -118,7 +110,7 @@ class Metadata:
         except lmdb.Error as error:
             self._env.close()
             raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
-        self._pending = _new_layer()
+        self._pending = new_layer()
         self._frozen: Layer | None = None
         self._pending_rows = 0
         self._reader = self._env.begin(buffers=False)
@@ -200,7 +192,7 @@ class Metadata:
         else:
             for name, rows in self._pending.items():
                 self._frozen[name].update(rows)
-        self._pending = _new_layer()
+        self._pending = new_layer()
         self._pending_rows = 0
         return True
 
@@ -253,17 +245,10 @@ class Metadata:
         self, table: Table[K, V], low: K, high: K, reverse: bool, own: Rows | None
     ) -> Iterator[tuple[K, V]]:
         rows = self._scan_saved(table, low, high, reverse)
-        layers = [
-            self._frozen[table.name] if self._frozen is not None else None,
-            self._pending[table.name],
-            own,
-        ]
-        for layer in layers:
+        frozen = self._frozen[table.name] if self._frozen is not None else None
+        for layer in (frozen, self._pending[table.name], own):
             if layer:
-                assert isinstance(layer, SortedDict)
-                keys = list(layer.irange(low, high, inclusive=(True, False), reverse=reverse))
-                if keys:
-                    rows = _overlay(rows, keys, layer, reverse)
+                rows = overlay(rows, layer, low, high, reverse=reverse)
         for key, value in rows:
             if value is not None:
                 yield key, value
@@ -292,13 +277,14 @@ class Metadata:
                     continue
                 database = self._databases[table.name]
                 encode_key: Callable[[Any], bytes] = table.encode_key
-                for key in rows if table.scanned else sorted(rows):
-                    value = rows[key]
-                    raw_key = encode_key(key)
-                    if value is None:
-                        writer.delete(raw_key, db=database)
-                    else:
-                        writer.put(raw_key, table.encode(raw_key, value), db=database)
+                with writer.cursor(db=database) as cursor:
+                    for key in sorted(rows):
+                        value = rows[key]
+                        raw_key = encode_key(key)
+                        if value is not None:
+                            cursor.put(raw_key, table.encode(raw_key, value))
+                        elif cursor.set_key(raw_key):
+                            cursor.delete()
 
     def _saving_failed(self, error: Exception) -> Exception:
         if isinstance(error, lmdb.MapFullError) or "No space" in str(error):
@@ -345,20 +331,3 @@ class Metadata:
                 f"metadata index {self._directory} has schema {found}, this fusegw knows "
                 f"{schema.SCHEMA_VERSION}; use the fusegw that wrote it, or a newer one"
             )
-
-
-def _overlay(
-    below: Iterator[tuple[K, V | None]], keys: list[K], layer: Rows, reverse: bool
-) -> Iterator[tuple[K, V | None]]:
-    """Rows of `below` with those of `layer` (its `keys`, in order) in their place."""
-    position, end = 0, len(keys)
-    for key, value in below:
-        while position < end and keys[position] != key and (keys[position] < key) is not reverse:  # type: ignore[operator]
-            yield keys[position], layer[keys[position]]
-            position += 1
-        if position < end and keys[position] == key:
-            value = layer[key]
-            position += 1
-        yield key, value
-    for key in keys[position:]:
-        yield key, layer[key]
