@@ -20,7 +20,7 @@ import msgspec
 import trio
 from blake3 import blake3
 
-from fusegw.errors import Full, FusegwError
+from fusegw.errors import Corrupt, Full, FusegwError
 from fusegw.ingest.cutter import Cut, Cutter
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
@@ -59,6 +59,8 @@ class Job(msgspec.Struct):
 
     ranges: list[Range]
     merge: Merge
+    lost: Callable[[FusegwError], None]
+    """Told when the metadata is damaged where the data should go."""
     number: int = 0
     pieces: list[list[_Piece]] | None = None
 
@@ -133,7 +135,7 @@ class Pipeline:
                 raise type(self.error)(str(self.error))
 
     def store(self, ranges: Sequence[Range], merge: Merge) -> None:
-        """Encode and merge small ranges here and now, without a thread; raises what the pack writer raises."""
+        """Encode and merge small ranges here and now, without a thread; raises as the pack writer does."""
         encoded = [self._encode_range(part) for part in ranges]
         self._enter(ranges, encoded, merge)
 
@@ -204,6 +206,9 @@ class Pipeline:
             job = self._order[0]
             try:
                 self._merge(job)
+            except Corrupt as error:
+                log.error("written data is lost: %s", error)
+                job.lost(error)
             except (FusegwError, OSError) as error:
                 job.pieces = None
                 self._waiting.appendleft(job)

@@ -27,6 +27,7 @@ from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import INODE, Inode
 from fusegw.vfs import extents
 from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.losses import Losses
 from fusegw.vfs.pressure import Pressure
 from fusegw.vfs.reading import Reading
 from fusegw.vfs.runs import Run, Runs, overlay
@@ -98,6 +99,7 @@ class Files:
         self._memory_max_bytes = memory_max_bytes
         self._files: dict[int, _File] = {}
         self._dirty: dict[int, _File] = {}
+        self._losses = Losses()
         self._buffered = 0
 
     # opening and closing
@@ -154,6 +156,7 @@ class Files:
         grown = file.runs.nbytes - before
         self._buffered += grown
         self._pressure.release(length - grown)
+        self._losses.written(ino, offset, offset + length)
         now = self._clock.time_ns()
         self._inodes.hold(replace(inode, size=max(inode.size, offset + length), mtime_ns=now, ctime_ns=now))
         if len(run.data) >= STREAM_BYTES:
@@ -196,6 +199,7 @@ class Files:
             raise OSError(errno.EFBIG, "file would be larger than 8 EiB")
         now = self._clock.time_ns()
         inode = replace(inode, size=size, mtime_ns=now, ctime_ns=now)
+        self._losses.truncated(ino, size)
         file = self._files.get(ino)
         if file is not None:
             before = file.runs.nbytes
@@ -221,15 +225,17 @@ class Files:
         return inode
 
     def flush(self, ino: int) -> None:
-        """close(2) of one descriptor: data in memory starts on its way."""
+        """close(2) of one descriptor: data in memory starts on its way; raises the error of lost data."""
         file = self._files.get(ino)
         if file is not None:
             self._send_or_store(file)
+        self._losses.check(ino)
 
     async def fsync(self, ino: int) -> None:
         """Return once all that was written before is durable; raises what keeps it from being so."""
         await self.settle(ino)
         await self._committer.commit()
+        self._losses.check(ino)
 
     async def settle(self, ino: int) -> None:
         """Return once all data written before is in the index (not yet durable)."""
@@ -252,6 +258,7 @@ class Files:
 
     def drop(self, ino: int) -> None:
         """The file is dying: its data in memory is not wanted any more."""
+        self._losses.truncated(ino, 0)
         file = self._files.get(ino)
         if file is not None:
             before = file.runs.nbytes
@@ -338,7 +345,9 @@ class Files:
         if not file.runs:
             self._dirty.pop(file.ino, None)
         file.flights.append(flight)
-        flight.number = self._pipeline.submit(Job(ranges, partial(self._merge, file, flight)))
+        flight.number = self._pipeline.submit(
+            Job(ranges, partial(self._merge, file, flight), partial(self._lost, file, flight))
+        )
 
     def _send_or_store(self, file: _File) -> None:
         """A closed file's data: a little is stored at once, more starts on its way."""
@@ -348,21 +357,31 @@ class Files:
         if file.flights or nbytes > INLINE_BYTES or self._pipeline.error is not None:
             self._send(file)
             return
-        ranges = [Range(run.start, run.data) for run in file.runs.within(0, FILE_SIZE_MAX)]
+        runs = file.runs.take()
+        ranges = [Range(run.start, run.data) for run in runs]
         try:
-            self._pipeline.store(ranges, partial(self._place_all, file, ranges))
+            self._pipeline.store(ranges, partial(self._enter, file, ranges, FILE_SIZE_MAX))
         except (FusegwError, OSError):
+            for run in runs:
+                file.runs.write(run.start, run.data)
             self._send(file)
         else:
             self._forget_buffered(file, nbytes)
 
-    def _place_all(self, file: _File, ranges: list[Range], change: Change, placed: Placed) -> None:
-        file.runs.take()
-        self._enter(change, file, ranges, placed, FILE_SIZE_MAX)
-
     def _merge(self, file: _File, flight: _Flight, change: Change, placed: Placed) -> None:
         file.flights.remove(flight)
-        self._enter(change, file, flight.ranges, placed, flight.clip)
+        try:
+            self._enter(file, flight.ranges, flight.clip, change, placed)
+        except BaseException:
+            file.flights.insert(0, flight)
+            raise
+        self._pressure.release(flight.nbytes)
+        self._let_go(file)
+
+    def _lost(self, file: _File, flight: _Flight, error: FusegwError) -> None:
+        file.flights.remove(flight)
+        for part in flight.ranges:
+            self._losses.add(file.ino, part.offset, part.offset + len(part.data), error)
         self._pressure.release(flight.nbytes)
         self._let_go(file)
 

@@ -61,7 +61,9 @@ class Volume:
         self.attributes = attributes
         self.xattrs = xattrs
         self.files = files
-        self.reaper = reaper
+        self.remember = reaper.remember
+        self.forget = reaper.forget
+        self._reaper = reaper
         self._metadata = metadata
         self._committer = committer
         self._shipper = shipper
@@ -71,7 +73,12 @@ class Volume:
     def closed(self, ino: int) -> None:
         """A handle on a file was closed."""
         self.files.closed(ino)
-        self.reaper.consider(ino)
+        self._reaper.consider(ino)
+
+    @property
+    def reap_backlog(self) -> int:
+        """Unlinked inodes that still take space."""
+        return self._reaper.backlog
 
     @property
     def crowded(self) -> bool:
@@ -87,8 +94,8 @@ class Volume:
         except FusegwError as error:
             raise OSError(errno.ENOSPC, str(error)) from None
 
-    async def sync_metadata(self) -> None:
-        """Names and attributes changed so far are durable on return (fsync of a directory)."""
+    async def sync_directory(self, ino: int) -> None:
+        """Names in the directory changed so far are durable on return (as are all others)."""
         await self._committer.commit()
 
     async def sync(self) -> None:
