@@ -75,6 +75,8 @@ class Registry:
                 raise Exists(f"volume {name!r} is already in {self._file}; choose another name")
             if contents.next_number > NUMBER_MAX:
                 raise Full(f"{self._file} has given all {NUMBER_MAX} volume numbers; use another --state-dir")
+            # Once as it is: a full or read-only disk must show before the volume exists in its store.
+            self._store(contents)
             yield Reservation(name, contents, self._store)
 
     def set_mounted(self, name: str) -> None:

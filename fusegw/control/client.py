@@ -30,7 +30,8 @@ _Reply = TypeVar("_Reply")
 
 
 class ControlClient:
-    """Asks the gateway behind `socket_file`; `timeout_s` bounds the silence between two lines.
+    """Asks the gateway behind `socket_file`, named for its volume; `timeout_s` bounds the silence between
+    two lines.
 
     Every method raises NotFound when no gateway listens there, Denied when it refuses this user,
     Unavailable when it stays silent, and whatever the gateway answers.
@@ -99,7 +100,8 @@ class ControlClient:
 
     def _refused(self, error: OSError) -> FusegwError:
         if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-            return NotFound(f"no gateway listens on {self._socket_file}")
+            name = self._socket_file.stem
+            return NotFound(f"volume {name!r} is not mounted: no gateway listens on {self._socket_file}")
         if isinstance(error, PermissionError):
             return Denied(
                 f"control socket {self._socket_file}: permission denied; run this as the gateway's user"

@@ -68,6 +68,7 @@ async def serve(
     handler: Handler,
     *,
     peer_uid: Callable[[trio.socket.SocketType], int] | None = None,
+    progress_interval_s: float = PROGRESS_INTERVAL_S,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on `socket_file` (any length; its directory exists) until cancelled; started once it accepts.
@@ -75,7 +76,7 @@ async def serve(
     `peer_uid` tells the user of a connection and is the kernel's word unless a test says otherwise.
     """
     listener = _bind(socket_file)
-    server = _Server(handler, peer_uid or kernel_peer_uid)
+    server = _Server(handler, peer_uid or kernel_peer_uid, progress_interval_s)
     try:
         async with trio.open_nursery() as nursery:
             task_status.started()
@@ -113,9 +114,15 @@ def _bind(socket_file: Path) -> trio.socket.SocketType:
 class _Server:
     """The connections of one socket."""
 
-    def __init__(self, handler: Handler, peer_uid: Callable[[trio.socket.SocketType], int]) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        peer_uid: Callable[[trio.socket.SocketType], int],
+        progress_interval_s: float,
+    ) -> None:
         self._handler = handler
         self._peer_uid = peer_uid
+        self._progress_interval_s = progress_interval_s
         self._clients = 0
 
     async def accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
@@ -203,7 +210,7 @@ class _Server:
     async def _report(self, lines: "_LineStream", waiting: trio.CancelScope) -> None:
         try:
             while True:
-                await trio.sleep(PROGRESS_INTERVAL_S)
+                await trio.sleep(self._progress_interval_s)
                 await lines.send(protocol.encode_progress(self._handler.progress()))
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             waiting.cancel()

@@ -2,7 +2,8 @@
 
 A FUSE mount whose process is gone stays in the mount table and answers everything with ENOTCONN ("Transport
 endpoint is not connected"): called dead here. The kernel cannot tell whose it was beyond its type and
-source, so only the holder of a volume's lock may conclude that a dead mount of that volume is its own to clear.
+source, so only the holder of a volume's lock may conclude that a dead mount of that volume is its own to
+clear.
 """
 
 import ctypes
@@ -115,7 +116,7 @@ def clear_dead(path: str, volume: str) -> bool:
 
 
 def unmount(path: str, *, lazy: bool) -> None:
-    """Take the mount off `path`. Busy while files on it are in use, unless `lazy`; NotFound if there is none."""
+    """Take the mount off `path`. Busy while files on it are in use, unless `lazy`; NotFound without one."""
     if os.geteuid() == 0:
         _unmount_as_root(path, lazy=lazy)
     else:
@@ -143,7 +144,9 @@ def _unmount_as_user(path: str, *, lazy: bool) -> None:
 
 def _unmount_error(path: str, code: int) -> FusegwError:
     if code == errno.EBUSY:
-        return Busy(f"{path} is in use (fuser -vm {path} shows by whom); close what is open there, or use --lazy")
+        return Busy(
+            f"{path} is in use (fuser -vm {path} shows by whom); close what is open there, or use --lazy"
+        )
     if code in (errno.EINVAL, errno.ENOENT):
         return NotFound(f"{path} is not mounted")
     return Denied(f"{path} cannot be unmounted: {os.strerror(code)}")

@@ -80,8 +80,8 @@ def stop_volume(
             return
         if clock.monotonic() >= deadline:
             raise Busy(
-                f"volume {paths.name!r}: its gateway (pid {present.pid}) has not ended within {timeout_s:g} s; "
-                f"see {paths.log_file}, or call fusegw umount again to wait longer"
+                f"volume {paths.name!r}: its gateway (pid {present.pid}) has not ended within "
+                f"{timeout_s:g} s; see {paths.log_file}, or call fusegw umount again to wait longer"
             )
         holder = present
         on_wait(holder)
@@ -138,8 +138,8 @@ def _check_metadata(paths: VolumePaths, *, expected: bool) -> None:
     """A volume that was mounted here before must find its metadata, or it would come up empty."""
     if expected and not (paths.meta_dir.is_dir() and any(paths.meta_dir.iterdir())):
         raise NotFound(
-            f"the metadata of volume {paths.name!r} is missing: {paths.meta_dir} is empty, though the volume has "
-            "been mounted before; restore the state directory"
+            f"the metadata of volume {paths.name!r} is missing: {paths.meta_dir} is empty, though the volume "
+            "has been mounted before; restore the state directory"
         )
 
 

@@ -1,0 +1,87 @@
+"""How the commands print: JSON for programs, tables and progress for people; sizes in KiB, MiB, GiB.
+
+Rich is imported when it is needed. Tables go to standard output and are never cut when that is no terminal;
+progress and remarks go to standard error, and only to a terminal.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+_PIPE_WIDTH = 200
+
+
+def print_json(value: object) -> None:
+    """One JSON document, indented."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values under a title."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False, title=title, title_justify="left")
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, Text(value))
+    _print(table)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table with a heading."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _print(table)
+
+
+def remark(text: str) -> None:
+    """A line for somebody who watches; nothing when nobody does."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+def size(nbytes: float) -> str:
+    """ "0 B", "1.5 KiB", "10.0 GiB"."""
+    if nbytes < 1024:
+        return f"{nbytes:.0f} B"
+    units = ("KiB", "MiB", "GiB", "TiB", "PiB")
+    power = min(len(units), (int(nbytes).bit_length() - 1) // 10)
+    return f"{nbytes / (1 << 10 * power):.1f} {units[power - 1]}"
+
+
+def duration(seconds: float | None) -> str:
+    """ "-", "12 s", "3 min 20 s", "2 h 5 min", "4 d 3 h"."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def ratio(value: float | None, *, percent: bool = False) -> str:
+    """ "-", "1.57" or "93.1 %"."""
+    if value is None:
+        return "-"
+    return f"{value * 100:.1f} %" if percent else f"{value:.2f}"
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    terminal = sys.stdout.isatty()
+    Console(file=sys.stdout, width=None if terminal else _PIPE_WIDTH).print(renderable)

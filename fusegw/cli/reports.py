@@ -1,0 +1,133 @@
+"""`fusegw status` and `fusegw sync`: how a volume is doing, and getting all of it into the store."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import msgspec
+
+from fusegw.cli import output
+from fusegw.cli.session import Session, Site, common_options, json_option, volume_argument
+from fusegw.control.protocol import StatusReply, StoreHealth, SyncProgress
+from fusegw.daemon.lock import present_holder
+from fusegw.errors import NotFound
+
+
+@click.command("status")
+@volume_argument
+@json_option
+@common_options
+def status(session: Session, name: str | None, as_json: bool) -> None:
+    """Show backlog, rates and store health.
+
+    Without NAME: the only volume, or all of them when there are several (with --json a list "volumes"). A
+    volume that is not mounted is reported as such, with exit code 0.
+    """
+    site = session.site()
+    several = name is None and len(site.registry.volumes()) > 1
+    names = list(site.registry.volumes()) if several else [site.volume(name)]
+    found = {one: _status_of(site, one) for one in names}
+    if as_json:
+        documents = [_document(site, one, reply) for one, reply in found.items()]
+        output.print_json({"volumes": documents} if several else documents[0])
+        return
+    for one, reply in found.items():
+        output.print_pairs(f"volume {one}", _lines(site, one, reply))
+
+
+@click.command("sync")
+@volume_argument
+@click.option("--wait", is_flag=True, help="Return only when all that was written before is in the store.")
+@json_option
+@common_options
+def sync(session: Session, name: str | None, wait: bool, as_json: bool) -> None:
+    """Send everything to the store now.
+
+    With --wait the command returns when it is there, or fails with the reason.
+    """
+    site = session.site()
+    volume = site.volume(name)
+    with _progress(volume) as show:
+        reply = site.client(volume).sync(wait=wait, on_progress=show)
+    if as_json:
+        output.print_json({"volume": volume} | msgspec.to_builtins(reply))
+    elif reply.complete:
+        print(f"volume {volume}: everything is in the store")
+    else:
+        print(f"volume {volume}: {output.size(reply.backlog_bytes)} on the way to the store")
+
+
+def _status_of(site: Site, name: str) -> StatusReply | None:
+    try:
+        return site.client(name).status()
+    except NotFound:
+        return None
+
+
+def _document(site: Site, name: str, reply: StatusReply | None) -> dict[str, Any]:
+    if reply is None:
+        holder = present_holder(site.paths(name))
+        pid = holder.pid if holder else None
+        return {"volume": name, "mounted": False, "pid": pid, "store_url": site.store_options(name).url}
+    document: dict[str, Any] = msgspec.to_builtins(reply)
+    return {"volume": name, "mounted": True} | document
+
+
+def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[str, str]]:
+    if reply is None:
+        holder = present_holder(site.paths(name))
+        yield "mounted", f"no, but starting or ending ({holder})" if holder else "no"
+        yield "store", site.store_options(name).url
+        return
+    yield "mounted on", reply.mountpoint + (" (read only)" if reply.read_only else "")
+    yield "process", f"{reply.pid}"
+    yield "store", reply.store_url
+    yield "store health", _health(reply.store_health)
+    yield "not yet stored", output.size(reply.backlog_bytes)
+    yield "oldest of it", output.duration(reply.oldest_unshipped_s)
+    yield "stored in", output.duration(reply.eta_s)
+    yield "written", f"{output.size(reply.ingest_rate_bytes_s)}/s"
+    yield "uploaded", f"{output.size(reply.upload_rate_bytes_s)}/s"
+    yield "files", f"{reply.files:,} ({reply.open_files:,} open)"
+    yield "file sizes", output.size(reply.logical_bytes)
+    yield "packs", output.size(reply.stored_bytes)
+    yield "metadata", output.size(reply.metadata_bytes)
+    yield "epoch", f"{reply.epoch}"
+
+
+def _health(health: StoreHealth) -> str:
+    return health.state if not health.last_error else f"{health.state}: {health.last_error}"
+
+
+@contextmanager
+def _progress(volume: str) -> Iterator[Callable[[SyncProgress], None]]:
+    """A bar that follows a waiting sync on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[left]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"shipping {volume}", total=None, left="")
+        most = 0
+
+        def show(progress: SyncProgress) -> None:
+            nonlocal most
+            most = max(most, progress.backlog_bytes)
+            left = (
+                f"{output.size(progress.backlog_bytes)} left, {output.size(progress.upload_rate_bytes_s)}/s"
+            )
+            if progress.store_health.state != "ok":
+                left += f", store {_health(progress.store_health)}"
+            bar.update(task, total=most or None, completed=most - progress.backlog_bytes, left=left)
+
+        yield show
