@@ -10,11 +10,11 @@ authenticates what it reads, and `invalidate`s what does not open: then it is fe
 `unpin` makes its blocks clean, that is, evictable. Pins are not kept on disk: at a start the caller says
 which names are pinned, because only its metadata knows what is in the store.
 
-**Accounting.** `cache.ledger` defines it, call by call: pinned + clean + reserved ≤ budget, so used bytes (pinned +
-clean) never exceed the budget as long as writers claim room first.
+**Accounting.** `cache.ledger` defines it, call by call: pinned + clean + reserved ≤ budget, so used bytes
+(pinned + clean) never exceed the budget as long as writers claim room first.
 
-**Calls and disk I/O.** No I/O: `reserve_nowait`, `release`, `missing`, `size`, `fill_ratio`. All others may do disk
-I/O and belong into worker threads. Whoever needs room evicts for it in the calling thread, in bounded batches.
+**Calls and disk I/O.** No I/O: `reserve_nowait`, `release`, `missing`, `size`, `fill_ratio`. All others may
+do disk I/O and belong into worker threads. Whoever needs room evicts in the calling thread, in batches.
 All methods are thread-safe. Damage below a running cache (files deleted, truncated, changed, disk full) is
 a miss or wrong bytes, never an exception, except where a method says OSError.
 """
@@ -236,6 +236,29 @@ class PackCache:
             self._misses += 1
             self._miss_bytes += length
         return None
+
+    def read_pinned(self, name: str, size: int) -> bytes | None:
+        """The first `size` bytes of a pinned pack file, for its upload: no hit and no miss.
+
+        None when the file is not here, not pinned, or does not have them.
+        """
+        with self._space.lock:
+            file = self._space.files.get(name)
+            if file is None or not file.pinned or file.size < size:
+                return None
+            handle = self._space.handles.acquire(file)
+        try:
+            if handle is None:
+                handle = self._space.open_handle(file)
+        except OSError:
+            return None
+        try:
+            data = self.disk.pread(handle.fd, size, 0)
+        except OSError:
+            return None
+        finally:
+            self._space.release_handle(handle)
+        return data if len(data) == size else None
 
     def missing(
         self, name: str, offset: int, length: int, *, size: int | None = None

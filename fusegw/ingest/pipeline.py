@@ -30,8 +30,11 @@ from fusegw.packs.writer import PackWriter
 
 log = logging.getLogger(__name__)
 _RETRY_S = 0.5
+_PORTION_BYTES = 1 << 20
 
 Data = bytes | bytearray
+_Fresh = tuple[bytes, memoryview]
+"""Id and raw bytes of a chunk that is not in the index."""
 Placed = list[tuple[int, list[Extent]]]
 """Per range its file offset and the extents that now hold it."""
 Merge = Callable[[Change, Placed], None]
@@ -136,7 +139,7 @@ class Pipeline:
 
     def store(self, ranges: Sequence[Range], merge: Merge) -> None:
         """Encode and merge small ranges here and now, without a thread; raises as the pack writer does."""
-        encoded = [self._encode_range(part) for part in ranges]
+        encoded = [self._encode_range(part, self._append_now) for part in ranges]
         self._enter(ranges, encoded, merge)
 
     def relocate(self, moves: dict[Location, Location]) -> None:
@@ -172,13 +175,38 @@ class Pipeline:
                 await trio.sleep(_RETRY_S)
 
     def _encode(self, job: Job) -> list[list[_Piece]]:
-        return [self._encode_range(part) for part in job.ranges]
+        return [self._encode_range(part, self._append) for part in job.ranges]
 
-    def _encode_range(self, part: Range) -> list[_Piece]:
+    def _append(self, fresh: list[_Fresh]) -> list[Location]:
+        """In a worker thread, in portions small against what the writer may hold in memory."""
+        locations = []
+        portion: list[_Fresh] = []
+        nbytes = 0
+        for chunk in fresh:
+            portion.append(chunk)
+            nbytes += len(chunk[1])
+            if nbytes >= _PORTION_BYTES:
+                locations += self._writer.append_many(portion)
+                portion, nbytes = [], 0
+        if portion:
+            locations += self._writer.append_many(portion)
+        return locations
+
+    def _append_now(self, fresh: list[_Fresh]) -> list[Location]:
+        """On the loop, without waiting for the disk."""
+        locations = []
+        for chunk_id, raw in fresh:
+            location = self._writer.append_nowait(chunk_id, raw)
+            if location is None:
+                raise Full("too much sealed data waits for the disk")
+            locations.append(location)
+        return locations
+
+    def _encode_range(self, part: Range, append: Callable[[list[_Fresh]], list[Location]]) -> list[_Piece]:
         cuts = part.cuts if part.cuts is not None else self._cutter.cut(part.data)
         view = memoryview(part.data)
         pieces = []
-        fresh: list[tuple[bytes, memoryview]] = []
+        fresh: list[_Fresh] = []
         own: set[bytes] = set()
         position = 0
         for length, hole in cuts:
@@ -193,9 +221,7 @@ class Pipeline:
                 pieces.append(_Piece(length, chunk_id, None))
             position += length
         if fresh:
-            places = dict(
-                zip((chunk_id for chunk_id, _ in fresh), self._writer.append_many(fresh), strict=True)
-            )
+            places = dict(zip((chunk_id for chunk_id, _ in fresh), append(fresh), strict=True))
             for piece in pieces:
                 if piece.chunk_id is not None:
                     piece.location = places.get(piece.chunk_id)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from cache import PackCache
+from fusegw.clock import Entropy
 from fusegw.errors import NotFound
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
@@ -23,9 +24,8 @@ from fusegw.meta.schema import (
     PACK_OPEN,
     PackLocal,
 )
-from fusegw.packs.format import Location, PackKeys
+from fusegw.packs.format import Location, PackInfo, PackKeys
 from fusegw.packs.recover import close_torn
-from fusegw.packs.writer import PackInfo
 from fusegw.ship.shipper import pack_object
 from fusegw.store.base import ObjectStore
 
@@ -42,11 +42,13 @@ def unstored_names(metadata: Metadata) -> set[str]:
     return names
 
 
-def resume(metadata: Metadata, cache: PackCache, keys: PackKeys, store: ObjectStore) -> None:
+def resume(
+    metadata: Metadata, cache: PackCache, keys: PackKeys, store: ObjectStore, entropy: Entropy
+) -> None:
     """Bring all unstored packs to "closed" or "stored". Blocking; commits; before anything else runs."""
     for number, local in list(metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END)):
         if local.state == PACK_OPEN:
-            _close(metadata, cache, keys, number, local)
+            _close(metadata, cache, keys, entropy, number, local)
         else:
             _look_for(metadata, cache, store, number)
     if metadata.freeze():
@@ -54,20 +56,22 @@ def resume(metadata: Metadata, cache: PackCache, keys: PackKeys, store: ObjectSt
         metadata.saved()
 
 
-def _close(metadata: Metadata, cache: PackCache, keys: PackKeys, number: int, local: PackLocal) -> None:
+def _close(
+    metadata: Metadata, cache: PackCache, keys: PackKeys, entropy: Entropy, number: int, local: PackLocal
+) -> None:
     pack = metadata.get(PACK, number)
     assert pack is not None, "a local pack has a row"
     info = PackInfo(number, pack.pack_id, pack.key_version, pack.salt)
-    result = close_torn(cache, keys, info, list(_committed(metadata, number)))
-    for damage in result.damaged:
-        log.error("pack %s lost a committed record: %s", pack.pack_id.hex(), damage)
+    result = close_torn(cache, keys, info, list(_committed(metadata, number)), entropy=entropy)
+    for chunk_id, place in result.damaged:
+        log.error("pack %s lost committed record %d (chunk %s)", info.name, place.record, chunk_id.hex())
     with metadata.change() as change:
-        if result.closed is None:
+        if result.pack is None:
             change.delete(PACK_LOCAL, number)
             if not pack.live:
                 change.delete(PACK, number)
         else:
-            closed = result.closed
+            closed = result.pack
             change.put(
                 PACK, number, replace(pack, size=closed.size, records=closed.records, digest=closed.hash)
             )

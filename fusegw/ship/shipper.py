@@ -21,7 +21,8 @@ from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import PACK, PACK_CLOSED, PACK_LOCAL, PACK_NUMBER_END, Pack, PackLocal
-from fusegw.packs.writer import ClosedPack, PackWriter
+from fusegw.packs.closing import ClosedPack
+from fusegw.packs.writer import PackWriter
 from fusegw.ship.health import Health
 from fusegw.store.base import ObjectStore
 

@@ -385,7 +385,7 @@ class Files:
         self._pressure.release(flight.nbytes)
         self._let_go(file)
 
-    def _enter(self, change: Change, file: _File, ranges: list[Range], placed: Placed, clip: int) -> None:
+    def _enter(self, file: _File, ranges: list[Range], clip: int, change: Change, placed: Placed) -> None:
         before = change.get(INODE, file.ino)
         if before is None:
             return

@@ -28,7 +28,7 @@ class Runs:
     def __bool__(self) -> bool:
         return bool(self._runs)
 
-    def write(self, offset: int, data: bytes) -> Run:
+    def write(self, offset: int, data: bytes | bytearray) -> Run:
         """Put `data` at `offset` over what was there; returns the run that now holds it."""
         runs = self._runs
         if runs and runs[-1].end == offset:
