@@ -168,13 +168,10 @@ def _make_client(options: StoreOptions, url: str) -> Any:
                 f"store {url}: no credentials found: give them by environment, file or instance role"
             )
         credentials.get_frozen_credentials()
-        client = _client_in_style(session, options, "auto")
-        host = urlsplit(client.meta.endpoint_url).hostname or ""
-        aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-        if options.path_style or (options.path_style is None and not aws):
-            client = _client_in_style(session, options, "path")
-        elif options.path_style is False:
-            client = _client_in_style(session, options, "virtual")
+        client = _client_in_style(session, options, _style(options, options.endpoint_url))
+        if (style := _style(options, client.meta.endpoint_url)) != client.meta.config.s3["addressing_style"]:
+            client.close()  # the environment or a profile names the server
+            client = _client_in_style(session, options, style)
     except (ValueError, OSError, ProfileNotFound) as error:
         raise Invalid(
             f"store {url}: the client cannot be set up: {error}; check the store's options"
@@ -183,6 +180,14 @@ def _make_client(options: StoreOptions, url: str) -> Any:
         raise translate(error, url, "the bucket") from error
     client.meta.events.register("before-call.s3.DeleteObjects", _md5_instead_of_crc)
     return client
+
+
+def _style(options: StoreOptions, endpoint_url: str | None) -> str:
+    """Where the bucket's name goes: hardly any server but AWS has a host name for each bucket."""
+    if options.path_style is not None:
+        return "path" if options.path_style else "virtual"
+    host = urlsplit(endpoint_url or "https://s3.amazonaws.com").hostname or ""
+    return "auto" if host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else "path"
 
 
 def _client_in_style(session: boto3.session.Session, options: StoreOptions, style: str) -> Any:
