@@ -1,0 +1,70 @@
+"""Compression of single chunks: zstd, or none where it does not pay.
+
+Promises: `decompress` returns exactly as many bytes as it was told to expect, or raises Corrupt, and never
+uses memory beyond that whatever the payload claims. Everything is thread-safe.
+
+There is no test of a sample beforehand: at the levels used here zstd notices incompressible data by itself
+and runs through it more than ten times as fast as through text, so a sample would only lose what the
+rest of the chunk would have saved.
+"""
+
+from pyzstd import CParameter, DParameter, ZstdCompressor, ZstdDecompressor, ZstdError
+
+from fusegw.errors import Corrupt, Invalid
+from fusegw.packs.format import RAW, RAW_SIZE_MAX, ZSTD
+
+LEVEL_DEFAULT = 3
+LEVEL_MAX = 19
+
+_PAYS_SHIFT = 6
+"""Compression pays when it saves at least 1/2**6 of the chunk."""
+_LARGE = 128 << 10
+_TABLE_LOG = {2: 15, 3: 16}
+"""Chunks above `_LARGE` bytes get smaller match tables at these levels, which stay in a core's own cache: a
+quarter faster than with zstd's choice, for 0.7 % (level 2) or 0.2 % (level 3) more bytes."""
+_WINDOW: dict[int, int] = {DParameter.windowLogMax: RAW_SIZE_MAX.bit_length() - 1}
+
+
+class Compressor:
+    """Compresses chunks at one level. Keeps as many zstd contexts as were ever in use at once."""
+
+    def __init__(self, level: int = LEVEL_DEFAULT) -> None:
+        """`level` 1 to 19: higher is smaller and slower. Invalid otherwise."""
+        if not 1 <= level <= LEVEL_MAX:
+            raise Invalid(f"compression level {level} is not allowed: expected 1 to {LEVEL_MAX}")
+        small: dict[int, int] = {CParameter.compressionLevel: level}
+        table_log = _TABLE_LOG.get(level)
+        tables = {CParameter.hashLog: table_log, CParameter.chainLog: table_log} if table_log else {}
+        self._options = (small, small | tables)
+        self._idle: tuple[list[ZstdCompressor], list[ZstdCompressor]] = ([], [])
+
+    def compress(self, raw: bytes | memoryview) -> tuple[int, bytes | memoryview]:
+        """(codec, payload) of a chunk; the payload of codec RAW is `raw` itself."""
+        size = len(raw)
+        kind = size > _LARGE
+        idle = self._idle[kind]
+        try:
+            context = idle.pop()
+        except IndexError:
+            context = ZstdCompressor(self._options[kind])
+        payload: bytes = context.compress(raw, ZstdCompressor.FLUSH_FRAME)
+        idle.append(context)
+        if len(payload) > size - (size >> _PAYS_SHIFT):
+            return RAW, raw
+        return ZSTD, payload
+
+
+def decompress(codec: int, payload: bytes, raw_size: int) -> bytes:
+    """The chunk of `raw_size` bytes that `compress` made `payload` of; Corrupt if it is not one."""
+    if codec == RAW and len(payload) == raw_size:
+        return payload
+    if codec == ZSTD and raw_size <= RAW_SIZE_MAX:
+        frame = ZstdDecompressor(option=_WINDOW)
+        try:
+            raw: bytes = frame.decompress(payload, raw_size + 1)
+        except ZstdError:
+            pass
+        else:
+            if len(raw) == raw_size and frame.eof and not frame.unused_data:
+                return raw
+    raise Corrupt(f"a chunk of {raw_size} bytes does not decompress: restore it from another copy")

@@ -1,0 +1,147 @@
+"""The reader of packs: from places of chunks to their bytes, from memory, the cache or the store.
+
+Promises: what `read` returns has passed its tag, its length and its chunk id. A cached copy that does not
+pass is dropped and the store asked once; only when that copy fails as well, or there is none, the chunk is
+Corrupt. Neighbouring blocks that are missing come in one request, and a block that another thread is fetching
+is not fetched again.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import cast
+
+import msgspec
+
+from cache import PackCache
+from fusegw.errors import Corrupt, NotFound
+from fusegw.packs.compress import decompress
+from fusegw.packs.fetch import Fetched, Fetcher, Range, merge
+from fusegw.packs.format import Location, PackCipher, PackKeys
+from fusegw.store.base import ObjectStore
+
+CIPHERS_MAX = 256
+"""Packs whose keys are kept ready."""
+
+
+class ChunkRef(msgspec.Struct, frozen=True, gc=False):
+    """All it takes to read one chunk."""
+
+    chunk_id: bytes
+    location: Location
+    pack_id: bytes
+    key_version: int
+    salt: bytes
+    pack_size: int
+    """Bytes of the whole pack; 0 while it is open."""
+
+
+class PackReader:
+    """Reads the chunks of one volume. Thread-safe, blocking."""
+
+    def __init__(
+        self,
+        cache: PackCache,
+        store: ObjectStore,
+        keys: PackKeys,
+        *,
+        chunk_id_of: Callable[[bytes], bytes],
+        peek: Callable[[Location], bytes | None],
+        request_max_bytes: int = 8 << 20,
+    ) -> None:
+        """chunk_id_of: the id of a chunk's bytes. peek: `PackWriter.peek`, for records not yet in a file."""
+        self._cache = cache
+        self._chunk_id_of = chunk_id_of
+        self._peek = peek
+        self._fetcher = Fetcher(cache, store, request_max_bytes=request_max_bytes)
+        self._cipher = lru_cache(CIPHERS_MAX)(
+            lambda version, pack_id, salt: PackCipher(keys, version, pack_id, salt)
+        )
+
+    def read(self, refs: Sequence[ChunkRef]) -> list[bytes]:
+        """The chunks, in that order; holds them and the blocks fetched for them in memory.
+
+        Corrupt names pack and record. NotFound when the store does not have the pack (any more): look the
+        chunk up again before calling it damage. Unavailable and Denied as the store raises them.
+        """
+        chunks = [self._read_local(ref) for ref in refs]
+        absent = [ref for ref, raw in zip(refs, chunks, strict=True) if raw is None]
+        if not absent:
+            return cast(list[bytes], chunks)
+        fetched = self._fetch(absent)
+        return [
+            self._read_fetched(ref, fetched.get(ref.pack_id, [])) if raw is None else raw
+            for ref, raw in zip(refs, chunks, strict=True)
+        ]
+
+    def prefetch(self, refs: Sequence[ChunkRef]) -> None:
+        """Bring what these chunks need from the store into the cache. Raises as `read`, but opens nothing."""
+        self._fetch(refs)
+
+    def _read_local(self, ref: ChunkRef) -> bytes | None:
+        """The chunk if memory or the cache has its bytes."""
+        place = ref.location
+        sealed = None if ref.pack_size else self._peek(place)
+        if sealed is None:
+            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
+            if sealed is None:
+                return None
+        try:
+            return self._open(ref, sealed)
+        except Corrupt as damage:
+            return self._read_again(ref, damage)
+
+    def _fetch(self, refs: Sequence[ChunkRef]) -> dict[bytes, list[Fetched]]:
+        """Fetch the blocks these chunks lack, pack by pack. An open pack is not in the store."""
+        lacking: dict[bytes, list[Range]] = {}
+        for ref in refs:
+            if ref.pack_size:
+                place = ref.location
+                ranges = lacking.setdefault(ref.pack_id, [])
+                for start, length in self._cache.missing(
+                    ref.pack_id.hex(), place.offset, place.stored, size=ref.pack_size
+                ):
+                    ranges.append((start, start + length))
+        return {
+            pack_id: self._fetcher.blocks(pack_id, merge(ranges))
+            for pack_id, ranges in lacking.items()
+            if ranges
+        }
+
+    def _read_fetched(self, ref: ChunkRef, fetched: Sequence[Fetched]) -> bytes:
+        """The chunk from what was fetched, or the cache, which may have both halves of it; else by itself."""
+        place = ref.location
+        sealed: bytes | memoryview | None = None
+        for piece in fetched:
+            sealed = piece.cut(place.offset, place.stored)
+            if sealed is not None:
+                break
+        else:
+            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
+            if sealed is None:
+                sealed = self._fetcher.exact(ref.pack_id, place.offset, place.stored)
+        try:
+            return self._open(ref, sealed)
+        except Corrupt as damage:
+            return self._read_again(ref, damage)
+
+    def _read_again(self, ref: ChunkRef, damage: Corrupt) -> bytes:
+        """The chunk from the store after a copy of it was found damaged; that copy is dropped."""
+        place = ref.location
+        self._cache.invalidate(ref.pack_id.hex(), place.offset, place.stored)
+        try:
+            sealed = self._fetcher.exact(ref.pack_id, place.offset, place.stored)
+        except NotFound:
+            raise Corrupt(f"{damage} (the store has no copy of the pack)") from damage
+        return self._open(ref, sealed)
+
+    def _open(self, ref: ChunkRef, sealed: bytes | memoryview) -> bytes:
+        place = ref.location
+        cipher = self._cipher(ref.key_version, ref.pack_id, ref.salt)
+        payload = cipher.open(sealed, ref.chunk_id, place)
+        try:
+            raw = decompress(place.codec, payload, place.raw)
+        except Corrupt as damage:
+            raise Corrupt(f"{cipher.describe(place)}: {damage}") from damage
+        if self._chunk_id_of(raw) != ref.chunk_id:
+            raise Corrupt(f"{cipher.describe(place)} holds another chunk: restore it from another copy")
+        return raw
