@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import fusegw.errors
+from fusegw.cli.main import EXIT_INTERRUPTED, EXIT_UNEXPECTED
 from fusegw.config import GatewayConfig, VolumeConfig
 from fusegw.control.protocol import StatusReply
 from fusegw.errors import FusegwError
@@ -41,7 +42,7 @@ def broken_links(document: Path, text: str) -> list[str]:
 def test_every_exit_code_is_in_the_table() -> None:
     classes = [kind for kind in vars(fusegw.errors).values() if isinstance(kind, type)]
     codes = {kind.exit_code for kind in classes if issubclass(kind, FusegwError)}
-    assert documented_codes(OPERATIONS) == sorted(codes | {0, 2})
+    assert documented_codes(OPERATIONS) == sorted(codes | {0, 2, EXIT_UNEXPECTED, EXIT_INTERRUPTED})
 
 
 def test_every_configuration_key_is_described() -> None:
