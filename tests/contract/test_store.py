@@ -124,13 +124,11 @@ def test_ranges(store: ObjectStore) -> None:
         assert store.get_range("ranged", offset, length) == data[offset : offset + length]
 
 
-@pytest.mark.parametrize(
-    ("offset", "length"), [(0, 101), (99, 2), (100, 1), (1000, 1), (50, 1000), (-1, 5), (0, 0), (0, -1)]
-)
-def test_ranges_that_cannot_be(store: ObjectStore, offset: int, length: int) -> None:
+def test_ranges_that_cannot_be(store: ObjectStore) -> None:
     store.put("ranged", bytes(100))
-    with pytest.raises(Invalid, match="ranged"):
-        store.get_range("ranged", offset, length)
+    for offset, length in ((0, 101), (99, 2), (100, 1), (1000, 1), (50, 1000), (-1, 5), (0, 0), (0, -1)):
+        with pytest.raises(Invalid, match="ranged"):
+            store.get_range("ranged", offset, length)
 
 
 def test_missing_object(store: ObjectStore) -> None:
@@ -146,7 +144,7 @@ def test_missing_object(store: ObjectStore) -> None:
 
 def test_an_object_above_the_bound_is_not_read(store: ObjectStore) -> None:
     store.put("large", b"12345")
-    with pytest.raises(Corrupt, match="large.*5 bytes.*at most 4"):
+    with pytest.raises(Corrupt, match=r"large.*5 bytes.*at most 4"):
         store.get("large", size_max=4)
     assert store.get("large", size_max=5) == b"12345"
 
@@ -191,21 +189,19 @@ def test_delete_is_idempotent(store: ObjectStore) -> None:
     assert [info.key for info in store.list()] == ["a/two"]
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["", "/a", "a/", "a//b", "../a", "a/../b", ".hidden", "a/.b", "a b", "ä", "a\n", "a%2fb", "x" * 201],
-)
-def test_keys_that_are_not_allowed(store: ObjectStore, key: str) -> None:
-    with pytest.raises(Invalid, match="not allowed"):
-        store.put(key, b"")
-    with pytest.raises(Invalid, match="not allowed"):
-        store.get(key, size_max=1)
-    with pytest.raises(Invalid, match="not allowed"):
-        store.get_range(key, 0, 1)
-    with pytest.raises(Invalid, match="not allowed"):
-        store.head(key)
-    with pytest.raises(Invalid, match="not allowed"):
-        store.delete([key])
+def test_keys_that_are_not_allowed(store: ObjectStore) -> None:
+    odd = ("", "/a", "a/", "a//b", "../a", "a/../b", ".hidden", "a/.b", "a b", "ä", "a\n", "a%2fb")
+    for key in (*odd, "x" * 201, "/".join(["x" * 100] * 6)):
+        with pytest.raises(Invalid, match="not allowed"):
+            store.put(key, b"")
+        with pytest.raises(Invalid, match="not allowed"):
+            store.get(key, size_max=1)
+        with pytest.raises(Invalid, match="not allowed"):
+            store.get_range(key, 0, 1)
+        with pytest.raises(Invalid, match="not allowed"):
+            store.head(key)
+        with pytest.raises(Invalid, match="not allowed"):
+            store.delete([key])
     assert list(store.list()) == []
 
 

@@ -1,7 +1,7 @@
 """Fixtures any test folder can use: moto, Ceph's RADOS Gateway and rclone as S3 servers on 127.0.0.1.
 
-Servers start once per run, when the first test asks, and are ended by the ids of their processes. Every test that
-uses one gets clean AWS settings in its environment and makes buckets of its own.
+Servers start once per run, when the first test asks, and are ended by the ids of their processes. Every test
+that uses one gets clean AWS settings in its environment and a key prefix of its own.
 """
 
 import itertools
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +23,7 @@ from tests.plugins.certificates import write_certificates
 ROOT = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY = "fusegwtestaccess", "fusegwtestsecret"
 SERVER_TIMEOUT_S = 60
-_bucket_numbers = itertools.count(1)
+_numbers = itertools.count(1)
 
 
 class S3Server(msgspec.Struct, frozen=True):
@@ -35,16 +34,10 @@ class S3Server(msgspec.Struct, frozen=True):
     secret_key: str = SECRET_KEY
     ca_bundle: str | None = None
 
-    def new_bucket(self) -> str:
-        """Make an empty bucket no other test knows; its name."""
-        name = f"bucket-{next(_bucket_numbers)}"
-        _client(self).create_bucket(Bucket=name)
-        return name
-
-    def options(self, bucket: str | None = None, prefix: str = "volume") -> StoreOptions:
-        """Options of a store there; in a new bucket unless one is given."""
-        name = self.new_bucket() if bucket is None else bucket
-        return StoreOptions(f"s3://{name}/{prefix}", endpoint_url=self.endpoint_url, ca_bundle=self.ca_bundle)
+    def options(self, bucket: str | None = None) -> StoreOptions:
+        """Options of an empty store there: a prefix of its own, by default in a bucket that exists."""
+        url = f"s3://{bucket or _shared_bucket(self)}/volumes/{next(_numbers)}"
+        return StoreOptions(url, endpoint_url=self.endpoint_url, ca_bundle=self.ca_bundle)
 
 
 class RgwServer(S3Server, frozen=True):
@@ -142,11 +135,11 @@ def rclone_server(tmp_path: Path, aws_environment: None) -> Iterator[S3Server]:
 
 
 @cache
-def _client(server: S3Server) -> Any:
+def _shared_bucket(server: S3Server) -> str:
     import boto3  # slow to import: tests without S3 need not wait
     from botocore.config import Config
 
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=server.endpoint_url,
         aws_access_key_id=server.access_key,
@@ -155,6 +148,9 @@ def _client(server: S3Server) -> Any:
         verify=server.ca_bundle,
         config=Config(s3={"addressing_style": "path"}),
     )
+    client.create_bucket(Bucket="shared-bucket")
+    client.close()
+    return "shared-bucket"
 
 
 def _moto(*tls: str, ca_bundle: str | None = None) -> Iterator[S3Server]:
