@@ -69,6 +69,7 @@ class Shipper:
         clock: Clock,
         entropy: Entropy,
         ship_interval_s: float,
+        high_watermark: float,
         parallelism: int,
         ingest_progress: Callable[[], tuple[int, int]],
         freed: Callable[[], None],
@@ -83,6 +84,7 @@ class Shipper:
         self._clock = clock
         self._entropy = entropy
         self._ship_interval_s = ship_interval_s
+        self._high_watermark = high_watermark
         self._parallelism = parallelism
         self._ingest_progress = ingest_progress
         self._freed = freed
@@ -90,7 +92,6 @@ class Shipper:
         self._queue: dict[int, None] = {}
         self._uploading: set[int] = set()
         self._work = trio.Event()
-        self._urged = trio.Event()
         self._progress = trio.Event()
         self._tending = trio.Lock()
         self._limiter = trio.CapacityLimiter(parallelism)
@@ -107,10 +108,6 @@ class Shipper:
         """Age in seconds of the oldest pack not in the store, 0 when all are."""
         oldest = min((pack.opened_ns for pack in (*self._unstored.values(), *self._opening())), default=None)
         return 0.0 if oldest is None else max(0.0, (self._clock.time_ns() - oldest) / 1e9)
-
-    def urge(self) -> None:
-        """The cache needs room: ship what there is without waiting for full packs."""
-        self._urged.set()
 
     async def barrier(self) -> None:
         """Return once every pack with a record merged before is in the store; raises why it cannot be."""
@@ -137,17 +134,16 @@ class Shipper:
 
     async def _tend_for_ever(self) -> None:
         while True:
-            with trio.move_on_after(_TEND_S):
-                await self._urged.wait()
-            urged = self._urged.is_set()
-            self._urged = trio.Event()
+            await trio.sleep(_TEND_S)
             try:
-                await self._tend(close=urged)
+                await self._tend(close=self._short_of_room())
             except (FusegwError, OSError) as error:
                 log.error("packs cannot be closed, trying again: %s", error)
                 await trio.sleep(_BACKOFF_FIRST_S)
-            if urged:
-                await trio.sleep(_TEND_S)
+
+    def _short_of_room(self) -> bool:
+        """Writers wait for room, and nothing that could make some is on its way."""
+        return not self._queue and self._cache.fill_ratio() >= self._high_watermark
 
     async def _tend(self, *, close: bool) -> None:
         async with self._tending:

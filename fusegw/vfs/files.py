@@ -141,6 +141,7 @@ class Files:
         if self._in_memory > self._memory_max_bytes:
             await self._relieve()
         if not self._pressure.admit_nowait(length):
+            self.send_all()
             await self._pressure.admit(length)
         inode = self._inodes.get(ino)
         if inode is None:

@@ -8,7 +8,6 @@ they never use up the tasks that serve requests. Reads, deletions and truncation
 """
 
 import errno
-from collections.abc import Callable
 
 import trio
 
@@ -27,14 +26,12 @@ class Pressure:
         high_watermark: float,
         wait_s: float,
         waiters_max: int,
-        urge: Callable[[], None],
     ) -> None:
         self._cache = cache
         self._high_watermark = high_watermark
         self._wait_s = wait_s
         self._waiters_max = waiters_max
         self._waiters = 0
-        self._urge = urge
         self._room = trio.Event()
 
     @property
@@ -56,14 +53,12 @@ class Pressure:
                 while True:
                     over = (self._cache.fill_ratio() - self._high_watermark) / (1 - self._high_watermark or 1)
                     if over > 0:
-                        self._urge()
                         await trio.sleep(_DELAY_MAX_S * min(over, 1.0) ** 2)
                     room = self._room
                     if self._cache.reserve_nowait(nbytes) or await trio.to_thread.run_sync(
                         self._cache.reserve, nbytes
                     ):
                         return
-                    self._urge()
                     await room.wait()
         finally:
             self._waiters -= 1

@@ -1,0 +1,267 @@
+"""Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
+
+Tasks, all in one nursery: ingest, idle files, reaper, shipper, committer. Orderly end: no new requests →
+data in memory into packs → packs closed → last commit → uploads, for a bounded time → tasks cancelled →
+files closed. When the body raises, the volume is closed as it stands, as a crash would leave it.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from cache import PackCache
+from cache.disk import Disk, OsDisk
+from cache.errors import CacheError, CacheInUse
+from fusegw.clock import Clock, Entropy
+from fusegw.config import Tuning
+from fusegw.errors import Busy, FusegwError, Invalid
+from fusegw.ingest.cutter import Cutter
+from fusegw.ingest.pipeline import Pipeline
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.chunks import Chunks
+from fusegw.meta.codec import encode_u64
+from fusegw.meta.committer import Committer
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import (
+    EPOCH_MAX,
+    PACK,
+    PACK_NUMBER_END,
+    STATE,
+    STATE_EPOCH,
+    STATE_SCHEMA,
+    STATE_VOLUME_ID,
+)
+from fusegw.packs.reader import PackReader
+from fusegw.packs.writer import PackWriter
+from fusegw.ship.health import Health
+from fusegw.ship.resume import resume, unstored_names
+from fusegw.ship.shipper import Shipper
+from fusegw.store.base import ObjectStore
+from fusegw.vfs.attributes import Attributes
+from fusegw.vfs.files import Files
+from fusegw.vfs.fresh import create_volume_root
+from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.namespace import Namespace
+from fusegw.vfs.pressure import Pressure
+from fusegw.vfs.reading import Reading
+from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.usage import Usage
+from fusegw.vfs.volume import Volume
+from fusegw.vfs.xattrs import Xattrs
+
+log = logging.getLogger(__name__)
+WAITING_WRITES_MAX = 96
+"""Writes held back at a time; well below the tasks that serve requests."""
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """A running volume and the parts that reports are made from."""
+
+    volume: Volume
+    metadata: Metadata
+    cache: PackCache
+    pipeline: Pipeline
+    committer: Committer
+    shipper: Shipper
+    reading: Reading
+    health: Health
+    usage: Usage
+    epoch: int
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a volume is made from."""
+
+    store: ObjectStore
+    keys: VolumeKeys
+    meta_dir: Path
+    cache_dir: Path
+    """This volume's own."""
+    cache_size_bytes: int
+    tuning: Tuning
+    clock: Clock
+    entropy: Entropy
+    free_bytes: Callable[[], int]
+    """How much more the store can take."""
+    disk: Disk = msgspec.field(default_factory=OsDisk)
+    unmount_wait_s: float = 300.0
+    """Longest time an orderly end waits for uploads that get on."""
+
+
+@asynccontextmanager
+async def running_volume(source: Source) -> AsyncIterator[Runtime]:
+    """A volume open for writing in a new epoch, its tasks running.
+
+    Raises Busy (in use), Invalid (cache unusable), Corrupt, UnknownFormat, or what the store raises.
+    """
+    metadata = Metadata(source.meta_dir, size_max_bytes=source.tuning.metadata_limit_bytes)
+    try:
+        epoch = _take_epoch(metadata, source)
+        cache = await trio.to_thread.run_sync(_open_cache, metadata, source)
+        try:
+            await trio.to_thread.run_sync(resume, metadata, cache, source.keys, source.store, source.entropy)
+            async with trio.open_nursery() as nursery:
+                runtime, writer = _build(source, metadata, cache, epoch, nursery)
+                yield runtime
+                with trio.CancelScope(shield=True):
+                    await _finish(runtime, source.unmount_wait_s)
+                    for chunk_id, place in writer.take_damaged():
+                        log.error("chunk %s of pack %#x is lost", chunk_id.hex(), place.pack)
+                nursery.cancel_scope.cancel()
+        finally:
+            cache.close()
+    finally:
+        metadata.close()
+
+
+def _take_epoch(metadata: Metadata, source: Source) -> int:
+    """The next epoch, committed before anything is made in it."""
+    found = metadata.get(STATE, STATE_VOLUME_ID)
+    if found is not None and found != source.keys.volume_id:
+        raise Invalid(
+            f"the metadata in {source.meta_dir} belongs to volume {found.hex()}, the store holds volume "
+            f"{source.keys.volume_id.hex()}; check the store's address and the state directory"
+        )
+    epoch = metadata.number(STATE_EPOCH) + 1
+    if epoch > EPOCH_MAX:
+        raise Invalid(
+            f"the volume was mounted {EPOCH_MAX} times, its numbers are used up; move to a new volume"
+        )
+    with metadata.change() as change:
+        if not metadata.number(STATE_SCHEMA):
+            create_volume_root(
+                change,
+                volume_id=source.keys.volume_id,
+                epoch=epoch,
+                clock=source.clock,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+                mode=0o755,
+            )
+        change.put(STATE, STATE_EPOCH, encode_u64(epoch))
+    metadata.freeze()
+    metadata.save()
+    metadata.saved()
+    return epoch
+
+
+def _open_cache(metadata: Metadata, source: Source) -> PackCache:
+    try:
+        return PackCache(
+            source.cache_dir,
+            source.cache_size_bytes,
+            pinned=unstored_names(metadata),
+            known={pack.pack_id.hex() for _, pack in metadata.scan(PACK, 0, PACK_NUMBER_END)},
+            monotonic=source.clock.monotonic,
+            disk=source.disk,
+        )
+    except CacheInUse as error:
+        raise Busy(str(error)) from None
+    except CacheError as error:
+        raise Invalid(str(error)) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise Invalid(f"the disk of the cache {source.cache_dir} is full; free space on it") from None
+        raise Invalid(f"the cache {source.cache_dir} cannot be used: {error}") from None
+
+
+def _build(
+    source: Source, metadata: Metadata, cache: PackCache, epoch: int, nursery: trio.Nursery
+) -> tuple[Runtime, PackWriter]:
+    tuning, clock, keys = source.tuning, source.clock, source.keys
+    threads = tuning.codec_threads or os.cpu_count() or 1
+    writer = PackWriter(
+        cache,
+        keys,
+        epoch=epoch,
+        entropy=source.entropy,
+        size_max_bytes=tuning.pack_size_bytes,
+        level=tuning.compression_level,
+    )
+    chunks = Chunks(epoch=epoch, clock=clock, describe=writer.describe)
+    cutter = Cutter(seed=keys.cutter_seed, average_bytes=tuning.chunk_size_bytes)
+    pipeline = Pipeline(metadata, chunks, writer, cutter, chunk_id_key=keys.chunk_id_key, threads=threads)
+
+    async def sync_packs() -> bool:
+        moves = await trio.to_thread.run_sync(writer.sync)
+        if moves:
+            pipeline.relocate(moves)
+        return bool(moves)
+
+    committer = Committer(metadata, sync_packs, interval_s=tuning.commit_interval_s)
+    health = Health(clock)
+    pressure = Pressure(
+        cache,
+        high_watermark=tuning.high_watermark,
+        wait_s=tuning.write_wait_s,
+        waiters_max=WAITING_WRITES_MAX,
+    )
+    shipper = Shipper(
+        metadata,
+        chunks,
+        committer,
+        writer,
+        cache,
+        source.store,
+        health,
+        clock=clock,
+        entropy=source.entropy,
+        ship_interval_s=tuning.ship_interval_s,
+        high_watermark=tuning.high_watermark,
+        parallelism=tuning.upload_parallelism,
+        ingest_progress=lambda: (pipeline.submitted, pipeline.merged_number),
+        freed=pressure.freed,
+    )
+    inodes = Inodes(metadata)
+    usage = Usage(metadata)
+    reader = PackReader(cache, source.store, keys, chunk_id_of=pipeline.chunk_id, peek=writer.peek)
+    reading = Reading(metadata, chunks, reader, nursery, read_ahead_bytes=tuning.read_ahead_bytes)
+    files = Files(
+        metadata, inodes, chunks, usage, pipeline, cutter, reading, committer, pressure, clock=clock
+    )
+    reaper = Reaper(metadata, inodes, chunks, usage, files)
+    volume = Volume(
+        metadata,
+        committer,
+        shipper,
+        usage,
+        inodes=inodes,
+        namespace=Namespace(metadata, inodes, epoch=epoch, clock=clock, unlinked=reaper.unlinked),
+        attributes=Attributes(metadata, inodes, clock=clock),
+        xattrs=Xattrs(metadata, inodes, clock=clock),
+        files=files,
+        reaper=reaper,
+        free_bytes=source.free_bytes,
+    )
+    for task in (committer.run, pipeline.run, files.run, reaper.run, shipper.run):
+        nursery.start_soon(task)
+    runtime = Runtime(volume, metadata, cache, pipeline, committer, shipper, reading, health, usage, epoch)
+    return runtime, writer
+
+
+async def _finish(runtime: Runtime, wait_s: float) -> None:
+    """Everything durable here, then everything stored, as far as that is possible."""
+    try:
+        await runtime.volume.sync()
+        await runtime.shipper.close()
+        await runtime.committer.commit()
+    except (FusegwError, OSError) as error:
+        log.critical("unmounted with data that could not be saved on this machine: %s", error)
+        return
+    try:
+        with trio.move_on_after(wait_s) as scope:
+            await runtime.shipper.barrier()
+        if scope.cancelled_caught:
+            raise FusegwError(f"not finished after {wait_s:.0f} s")
+    except FusegwError as error:
+        log.warning(
+            "unmounted with data that is safe in the cache but not yet in the store (it is sent after the "
+            "next mount, keep the cache): %s",
+            error,
+        )
