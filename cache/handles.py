@@ -30,16 +30,14 @@ class Handles:
 
     def install(self, file: PackFile, fd: int) -> tuple[Handle, list[int]]:
         """Take over `fd`, just opened, for one user; with it the descriptors to close."""
-        surplus = []
-        if file.handle is None:
-            file.handle = Handle(fd, file)
-            self._order[file.handle] = None
-            if len(self._order) > self._limit:
-                surplus = self._trim()
-        else:
-            surplus.append(fd)
-        file.handle.users += 1
-        return file.handle, surplus
+        handle = file.handle
+        if handle is not None:
+            handle.users += 1
+            return handle, [fd]
+        file.handle = handle = Handle(fd, file)
+        handle.users = 1
+        self._order[handle] = None
+        return handle, self._trim() if len(self._order) > self._limit else []
 
     def release(self, handle: Handle) -> list[int]:
         """One user less; returns the descriptors to close."""

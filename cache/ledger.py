@@ -10,13 +10,13 @@
 
 and each call moves the sums so:
 
-    reserve(n)                      n bytes of raw data are accepted in memory   reserved += n
-    account(name, size, claimed=n)  before they are written to a pack file       reserved −= n, pinned += growth
-    release(n)                      they were a duplicate, or dropped            reserved −= n
-    seal(name, size)                the file is complete                         pinned += growth
-    unpin(name)                     it is in the store                           pinned −= size, clean += size
-    discard(name)                   it died before it was stored                 pinned −= size
-    fill, eviction                  blocks come and go                           clean ± their bytes
+    reserve(n)                      n bytes of raw data are accepted     reserved += n
+    account(name, size, claimed=n)  before they are written to a pack    reserved −= n, pinned += growth
+    release(n)                      they were a duplicate, or dropped    reserved −= n
+    seal(name, size)                the file is complete                 pinned += growth
+    unpin(name)                     it is in the store                   pinned −= size, clean += size
+    discard(name)                   it died before it was stored         pinned −= size
+    fill, eviction                  blocks come and go                   clean ± their bytes
 
 Growth that was not claimed evicts clean blocks, and only when there are none may it exceed the budget, by at
 most one pack. The limit is the budget, or less when the file system below is nearly full: then it is what

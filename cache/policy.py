@@ -36,14 +36,15 @@ _SMALL_BLOCKS = 64
 class S3Fifo:
     """The order of eviction for up to about `capacity_blocks` blocks (a hint: it sizes the ghost table)."""
 
-    def __init__(self, capacity_blocks: int) -> None:
+    def __init__(self, capacity_blocks: int, *, window: int | None = None) -> None:
+        """`window` blocks used last earn nothing by hits (default: a sixteenth of the capacity, 2 to 64)."""
         self._marks = bytearray(FIRST_SLOT)
         self._keys = array("Q", [0, 0])
         self._next = array("I", [_SMALL, _MAIN])
         self._previous = array("I", [_SMALL, _MAIN])
         self._free = array("I")
         self._counts = [0, 0]
-        self._window = max(2, min(64, capacity_blocks // 16))
+        self._window = max(2, min(64, capacity_blocks // 16)) if window is None else window
         self._recent: deque[int] = deque()
         self._buckets = max(1, capacity_blocks // _WAYS)
         self._ghost = array("I", bytes(4 * _WAYS * self._buckets))

@@ -228,6 +228,11 @@ class Space:
             self.evictions += sum(len(blocks) for file, blocks in victims.items() if file in done)
             self.evicted_bytes += freed
         self._end_flight()
+        # Two threads may each have freed a part and left the whole to nobody.
+        empty = [file for file, blocks in victims.items() if blocks and file in done and not file.dying]
+        for file in empty:
+            if not (file.dying or file.pinned or file.present or file.busy):
+                self.free({file: []})
         return freed
 
     # Descriptors. Without the lock.
@@ -238,7 +243,7 @@ class Space:
             handle = self.handles.acquire(file)
         if handle is not None:
             return handle
-        fd = self.disk.open(self.path(file.name), flags)
+        fd = self._open(file.name, flags)
         with self.lock:
             if file.dying:
                 handle, surplus = None, [fd]
@@ -248,6 +253,16 @@ class Space:
         if handle is None:
             raise FileNotFoundError(f"{file.name} has just been evicted")
         return handle
+
+    def _open(self, name: str, flags: int) -> int:
+        try:
+            return self.disk.open(self.path(name), flags)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+        # Somebody removed the directory.
+        self.disk.make_dir(self.directory(name))
+        return self.disk.open(self.path(name), flags)
 
     def release_handle(self, handle: Handle) -> None:
         with self.lock:
