@@ -139,7 +139,7 @@ def _cache_size(parsed: ParsedOptions, said: str | None, site: Site, config: Vol
     if size < least:
         raise Invalid(
             f"a cache of {output.size(size)} is too small: two packs must fit, each of "
-            f"{output.size(config.pack_size_bytes)}; give --cache-size {least} at least, or a smaller pack_size"
+            f"{output.size(config.pack_size_bytes)}; give --cache-size {least} or a smaller pack_size"
         )
     return size
 

@@ -1,0 +1,161 @@
+"""The real command line around a stand-in for the gateway, run as a program.
+
+The stand-in writes the settings it got to $STUB_SETTINGS, fails as $STUB_FAIL says ("Class: message"; "exit" ends the
+process), mounts an empty file system when $STUB_MOUNT is set, answers `status` and `shutdown`, and ends by SIGTERM,
+by `shutdown` or by being unmounted.
+"""
+
+import errno
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import trio
+
+import fusegw.errors
+from fusegw.cli.main import main
+from fusegw.config import GatewaySettings
+from fusegw.control import server
+from fusegw.control.protocol import (
+    CacheDropReply,
+    CacheStatsReply,
+    ShutdownReply,
+    StatusReply,
+    StoreHealth,
+    SyncProgress,
+    SyncReply,
+)
+from fusegw.errors import Unavailable
+
+
+class Handler:
+    """Made-up numbers."""
+
+    def __init__(self, settings: GatewaySettings, ended: trio.Event) -> None:
+        self._settings = settings
+        self._ended = ended
+
+    async def status(self) -> StatusReply:
+        return StatusReply(
+            pid=os.getpid(),
+            volume=self._settings.volume,
+            mountpoint=str(self._settings.mountpoint),
+            store_url=self._settings.store.url,
+            read_only=self._settings.options.read_only,
+            epoch=1,
+            backlog_bytes=3 << 20,
+            oldest_unshipped_s=90.0,
+            ingest_rate_bytes_s=0.0,
+            upload_rate_bytes_s=1 << 20,
+            eta_s=3.0,
+            store_health=StoreHealth(state="degraded", last_error="503 SlowDown", since_unix_s=1.0),
+            files=1234,
+            open_files=1,
+            logical_bytes=10 << 30,
+            stored_bytes=5 << 30,
+            metadata_bytes=1 << 20,
+        )
+
+    async def cache_stats(self) -> CacheStatsReply:
+        return CacheStatsReply(
+            used_bytes=1 << 30,
+            budget_bytes=10 << 30,
+            dirty_bytes=0,
+            hits=3,
+            misses=1,
+            hit_bytes=3000,
+            miss_bytes=1000,
+            evictions=0,
+            evicted_bytes=0,
+            hit_ratio=0.75,
+            dedup_ratio=2.0,
+            compression_ratio=None,
+        )
+
+    async def cache_drop(self) -> CacheDropReply:
+        return CacheDropReply(freed_bytes=1 << 20)
+
+    async def sync(self, *, wait: bool) -> SyncReply:
+        if wait and os.environ.get("STUB_SYNC_FAILS"):
+            raise Unavailable("the store has been away for 60 s")
+        return SyncReply(complete=wait, backlog_bytes=0 if wait else 3 << 20)
+
+    def progress(self) -> SyncProgress:
+        return SyncProgress(backlog_bytes=1, upload_rate_bytes_s=1.0)
+
+    async def shutdown(self) -> ShutdownReply:
+        self._ended.set()
+        return ShutdownReply(pid=os.getpid())
+
+
+def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
+    dump(settings)
+    fail = os.environ.get("STUB_FAIL", "")
+    if fail == "exit":
+        os._exit(9)
+    if fail:
+        name, _, message = fail.partition(": ")
+        raise getattr(fusegw.errors, name, RuntimeError)(message)
+    settings.paths.meta_dir.mkdir(exist_ok=True)
+    (settings.paths.meta_dir / "data.mdb").touch()
+    trio.run(serve, settings, on_ready)
+
+
+def dump(settings: GatewaySettings) -> None:
+    if path := os.environ.get("STUB_SETTINGS"):
+        fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
+        text = msgspec.json.encode(fields, enc_hook=str)
+        Path(path).write_bytes(text)
+
+
+async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None:
+    ended = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def until_signal() -> None:
+                async for _ in signals:
+                    ended.set()
+
+            nursery.start_soon(until_signal)
+            await nursery.start(server.serve, settings.paths.socket_file, Handler(settings, ended))
+            if os.environ.get("STUB_MOUNT"):
+                nursery.start_soon(serve_mount, settings, on_ready, ended)
+            else:
+                on_ready()
+            await ended.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def serve_mount(settings: GatewaySettings, on_ready: Callable[[], None], ended: trio.Event) -> None:
+    import pyfuse3
+
+    class Empty(pyfuse3.Operations):  # type: ignore[misc]
+        async def getattr(self, inode: int, ctx: object = None) -> object:
+            if inode != pyfuse3.ROOT_INODE:
+                raise pyfuse3.FUSEError(errno.ENOENT)
+            attributes = pyfuse3.EntryAttributes()
+            attributes.st_ino = inode
+            attributes.st_mode = stat.S_IFDIR | 0o755
+            attributes.st_nlink = 2
+            return attributes
+
+        async def opendir(self, inode: int, ctx: object) -> int:
+            return inode
+
+    options = {f"fsname={settings.options.fsname}", "subtype=fusegw"}
+    pyfuse3.init(Empty(), str(settings.mountpoint), options)
+    on_ready()
+    try:
+        await pyfuse3.main()
+    finally:
+        pyfuse3.close(unmount=False)
+        ended.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(gateway=gateway))
