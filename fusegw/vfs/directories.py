@@ -44,23 +44,20 @@ class Directories:
 
     def vacancy(self, parent: int, name: bytes) -> Inode:
         """The directory a new `name` may be put into; OSError EEXIST, ENOENT (it was removed), and more."""
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
         directory = self.directory(parent)
-        if name in DOTS or self._get(DIRENT, (parent, name)) is not None:
+        if name in DOTS:
+            raise OSError(errno.EEXIST, "a directory's own names are taken")
+        if not directory.nlink or not 0 < len(name) <= NAME_MAX:
+            raise no_such(directory, name)
+        if self._get(DIRENT, (parent, name)) is not None:
             raise OSError(errno.EEXIST, f"{name!r} is there already in directory {parent}")
-        if not directory.nlink or not name:
-            raise OSError(errno.ENOENT, f"directory {parent} was removed")
         return directory
 
     def entry(self, parent: int, name: bytes) -> Dirent:
         """What `name` is in `parent`; OSError ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
-        entry = self._get(DIRENT, (parent, name))
+        entry = self._get(DIRENT, (parent, name)) if len(name) <= NAME_MAX else None
         if entry is None:
-            self.directory(parent)
-            raise OSError(errno.ENOENT, f"no {name!r} in directory {parent}")
+            raise no_such(self.directory(parent), name)
         return entry
 
     def named(self, entry: Dirent, parent: int, name: bytes) -> Inode:
@@ -79,6 +76,13 @@ class Directories:
         self._inodes.put(change, replace(inode, nlink=0, ctime_ns=now, parent=0))
         change.put(REAP, inode.ino, 0)
         return True
+
+
+def no_such(directory: Inode, name: bytes) -> OSError:
+    """The error for a name that is not in `directory` and, if it is too long, can never be."""
+    if len(name) > NAME_MAX and directory.nlink:
+        return OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
+    return OSError(errno.ENOENT, f"no {name!r} in directory {directory.ino}")
 
 
 def dangling(parent: int, name: bytes, ino: int) -> Corrupt:

@@ -45,6 +45,7 @@ from fusegw.vfs.directories import (
     SUBDIRECTORIES_MAX,
     Directories,
     dangling,
+    no_such,
 )
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.renames import Renames
@@ -94,9 +95,7 @@ class Namespace:
 
         OSError ENOTDIR, ENAMETOOLONG, ESTALE (`parent` is gone, or was removed and has no ".." any more).
         """
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"name of {len(name)} bytes, {NAME_MAX} are allowed")
-        entry = self._get(DIRENT, (parent, name))
+        entry = self._get(DIRENT, (parent, name)) if len(name) <= NAME_MAX else None
         if entry is not None:
             inode = self._inodes.get(entry.ino)
             if inode is None:
@@ -110,6 +109,8 @@ class Namespace:
         directory = self._directories.directory(parent)
         if name == DOTDOT:
             return self._directories.directory(directory.parent)
+        if len(name) > NAME_MAX and directory.nlink:
+            raise no_such(directory, name)
         return None
 
     def readlink(self, ino: int) -> bytes:
@@ -236,6 +237,7 @@ class Namespace:
     def unlink(self, parent: int, name: bytes) -> None:
         """Take a name away from what is no directory; OSError ENOENT, EISDIR and those of names."""
         if name in DOTS:
+            self._directories.directory(parent)
             raise OSError(errno.EISDIR, "a directory's own names stay")
         entry = self._directories.entry(parent, name)
         if entry.kind == KIND_DIRECTORY:
@@ -245,6 +247,7 @@ class Namespace:
     def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory; OSError ENOENT, ENOTDIR, ENOTEMPTY, EINVAL (".") and those of names."""
         if name in DOTS:
+            self._directories.directory(parent)
             raise OSError(errno.EINVAL if name == DOT else errno.ENOTEMPTY, "a directory's own names stay")
         entry = self._directories.entry(parent, name)
         if entry.kind != KIND_DIRECTORY:

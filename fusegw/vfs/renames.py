@@ -10,7 +10,14 @@ from msgspec.structs import replace
 
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import DIRENT, INODE, POSITION, ROOT_INODE, Dirent, Inode
-from fusegw.vfs.directories import DOTS, KIND_DIRECTORY, NAME_MAX, SUBDIRECTORIES_MAX, Directories
+from fusegw.vfs.directories import (
+    DOTS,
+    KIND_DIRECTORY,
+    NAME_MAX,
+    SUBDIRECTORIES_MAX,
+    Directories,
+    no_such,
+)
 from fusegw.vfs.inodes import Inodes
 
 NOREPLACE = 1
@@ -40,18 +47,16 @@ class Renames:
         """
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise OSError(errno.EINVAL, f"rename cannot honour flags {flags:#x}")
+        directory = self._directories.directory(parent)
+        new_directory = directory if new_parent == parent else self._directories.directory(new_parent)
         if name in DOTS or new_name in DOTS:
             code = errno.EEXIST if flags == NOREPLACE and name not in DOTS else errno.EBUSY
             raise OSError(code, "a directory's own names stay")
         source = self._directories.entry(parent, name)
-        if len(new_name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, f"name of {len(new_name)} bytes, {NAME_MAX} are allowed")
-        directory = self._directories.directory(parent)
-        new_directory = directory if new_parent == parent else self._directories.directory(new_parent)
-        target = self._get(DIRENT, (new_parent, new_name))
+        target = self._get(DIRENT, (new_parent, new_name)) if len(new_name) <= NAME_MAX else None
         if target is None:
-            if flags == EXCHANGE or not new_directory.nlink or not new_name:
-                raise OSError(errno.ENOENT, f"no {new_name!r} in directory {new_parent}")
+            if flags == EXCHANGE or not new_directory.nlink or not 0 < len(new_name) <= NAME_MAX:
+                raise no_such(new_directory, new_name)
         elif flags == NOREPLACE:
             raise OSError(errno.EEXIST, f"{new_name!r} is there already in directory {new_parent}")
         if new_parent != parent:

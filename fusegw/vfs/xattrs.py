@@ -66,12 +66,13 @@ class Xattrs:
         """
         if flags & ~(CREATE | REPLACE):
             raise OSError(errno.EINVAL, f"setxattr cannot honour flags {flags:#x}")
-        inode = self._inode(ino)
-        self._check(inode, name, errno.EPERM)
         if len(value) > VALUE_MAX:
             raise OSError(errno.E2BIG, f"value of {len(value)} bytes, {VALUE_MAX} are allowed")
+        inode = self._inode(ino)
+        entries = acl.parse(value) if name in _ACLS else None
+        self._check(inode, name, errno.EPERM)
         if name in _ACLS:
-            self._set_acl(inode, name, value, caller)
+            self._set_acl(inode, name, entries, caller)
             return
         old = self._metadata.get(XATTR, (ino, name))
         if old is None:
@@ -102,10 +103,10 @@ class Xattrs:
                 raise OSError(errno.EOPNOTSUPP, f"inode {inode.ino} is a symlink, it has no ACL")
         elif not name.startswith(_SPACES):
             raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
-        elif name in _SPACES:
-            raise OSError(errno.EINVAL, f"{name!r} is no complete attribute name")
         elif name.startswith(_USER) and not (inode.is_file or inode.is_dir):
             raise OSError(user_refusal, "only files and directories have user attributes")
+        elif name in _SPACES:
+            raise OSError(errno.EINVAL, f"{name!r} is no complete attribute name")
 
     def _check_room(self, ino: int, name: bytes, value: bytes) -> None:
         names, total = len(name) + 1, len(name) + len(value)
@@ -116,8 +117,7 @@ class Xattrs:
         if names > LIST_MAX or total > TOTAL_MAX:
             raise OSError(errno.ENOSPC, f"inode {ino} has no room for {name!r} beside its other attributes")
 
-    def _set_acl(self, inode: Inode, name: bytes, value: bytes, caller: Caller | None) -> None:
-        entries = acl.parse(value)
+    def _set_acl(self, inode: Inode, name: bytes, entries: acl.Acl | None, caller: Caller | None) -> None:
         if name == acl.DEFAULT_ACL and not inode.is_dir:
             if entries is not None:
                 raise OSError(errno.EACCES, f"inode {inode.ino} is no directory, it has no default ACL")
