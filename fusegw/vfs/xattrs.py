@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
-from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import XATTR, Inode
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
@@ -81,16 +81,15 @@ class Xattrs:
         elif flags & CREATE:
             raise OSError(errno.EEXIST, f"inode {ino} has {name!r} already")
         self._check_room(ino, name, value)
-        self._put(inode, name, value)
+        self._put(inode, name, value, inode.mode)
 
     def remove(self, ino: int, name: bytes) -> None:
         """OSError ENODATA (an ACL that is not there is removed with success), EPERM, and those of `get`."""
         inode = self._inode(ino)
         self._check(inode, name, errno.EPERM)
-        if self._metadata.get(XATTR, (ino, name)) is not None:
-            self._put(inode, name, None)
-        elif name not in _ACLS:
+        if name not in _ACLS and self._metadata.get(XATTR, (ino, name)) is None:
             raise OSError(errno.ENODATA, f"inode {ino} has no {name!r}")
+        self._put(inode, name, None, inode.mode)
 
     def _check(self, inode: Inode, name: bytes, user_refusal: int) -> None:
         """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
@@ -129,25 +128,24 @@ class Xattrs:
         value = acl.encode(entries)
         self._check_room(inode.ino, name, value)
         if name == acl.DEFAULT_ACL:
-            self._put(inode, name, value)
+            self._put(inode, name, value, inode.mode)
             return
         mode = inode.mode & ~0o777 | acl.mode_bits(entries)
         if caller is not None and mode & stat.S_ISGID and not caller.keeps_setgid(inode.gid):
             mode &= ~stat.S_ISGID
-        self._put(replace(inode, mode=mode), name, None if acl.is_minimal(entries) else value)
+        self._put(inode, name, None if acl.is_minimal(entries) else value, mode)
 
-    def _put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
-        change = self._change(inode)
+    def _put(self, inode: Inode, name: bytes, value: bytes | None, mode: int) -> None:
+        """Make it so (None: absent); ctime moves only when that changes anything."""
+        if mode == inode.mode and value == self._metadata.get(XATTR, (inode.ino, name)):
+            return
+        change = self._metadata.change()
+        self._inodes.put(change, replace(inode, mode=mode, ctime_ns=self._clock.time_ns()))
         if value is None:
             change.delete(XATTR, (inode.ino, name))
         else:
             change.put(XATTR, (inode.ino, name), value)
         change.merge()
-
-    def _change(self, inode: Inode) -> Change:
-        change = self._metadata.change()
-        self._inodes.put(change, replace(inode, ctime_ns=self._clock.time_ns()))
-        return change
 
     def _rows(self, ino: int) -> Iterator[tuple[bytes, bytes]]:
         for (_, name), value in self._metadata.scan(XATTR, (ino, b""), (ino + 1, b"")):

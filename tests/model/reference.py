@@ -135,8 +135,6 @@ class Reference:
         )
 
     def lookup(self, parent: int, name: bytes) -> int | None:
-        if len(name) > 255:
-            raise fail(errno.ENAMETOOLONG)
         if name == b".":
             self.node(parent)
             return parent
@@ -146,6 +144,8 @@ class Reference:
             if not above:
                 raise fail(errno.ESTALE)
             return above
+        if len(name) > 255 and self.parent(parent):
+            raise fail(errno.ENAMETOOLONG)
         return directory.entries.get(name)
 
     def readlink(self, ino: int) -> bytes:
@@ -199,13 +199,13 @@ class Reference:
 
     def _vacant(self, parent: int, name: bytes) -> None:
         """Whether `name` can be made in `parent`."""
-        if len(name) > 255:
-            raise fail(errno.ENAMETOOLONG)
         directory = self.directory(parent)
         if name in (b".", b"..") or name in directory.entries:
             raise fail(errno.EEXIST)
         if not name or not self.parent(parent):
             raise fail(errno.ENOENT)
+        if len(name) > 255:
+            raise fail(errno.ENAMETOOLONG)
 
     def _make(self, parent: int, name: bytes, mode: int, who: Who, rdev: int = 0, target: bytes = b"") -> int:
         ino, self.next_ino = self.next_ino, self.next_ino + 1
@@ -242,6 +242,7 @@ class Reference:
     # removing
 
     def unlink(self, parent: int, name: bytes) -> None:
+        self.directory(parent)
         if name in (b".", b".."):
             raise fail(errno.EISDIR)
         child = self._child(parent, name)
@@ -250,6 +251,7 @@ class Reference:
         self._drop(parent, name)
 
     def rmdir(self, parent: int, name: bytes) -> None:
+        self.directory(parent)
         if name in (b".", b".."):
             raise fail(errno.EINVAL if name == b"." else errno.ENOTEMPTY)
         child = self._child(parent, name)
@@ -265,10 +267,11 @@ class Reference:
             del self.nodes[ino]
 
     def _child(self, parent: int, name: bytes) -> int:
-        if len(name) > 255:
+        directory = self.directory(parent)
+        if len(name) > 255 and self.parent(parent):
             raise fail(errno.ENAMETOOLONG)
         try:
-            return self.directory(parent).entries[name]
+            return directory.entries[name]
         except KeyError:
             raise fail(errno.ENOENT) from None
 
@@ -282,6 +285,8 @@ class Reference:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         if flags not in (0, NOREPLACE, EXCHANGE):
             raise fail(errno.EINVAL)
+        self.directory(parent)
+        self.directory(new_parent)
         if name in (b".", b".."):
             raise fail(errno.EBUSY)
         if new_name in (b".", b".."):
@@ -376,12 +381,13 @@ class Reference:
         return sorted(self.node(ino).xattrs)
 
     def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Who) -> None:
-        node = self._may_have(ino, name, errno.EPERM)
         if len(value) > 65_536:
             raise fail(errno.E2BIG)
         if name in (ACCESS, DEFAULT):
-            self._set_acl(node, name, value, who)
+            acl = parse_acl(value)
+            self._set_acl(self._may_have(ino, name, errno.EPERM), name, acl, who)
             return
+        node = self._may_have(ino, name, errno.EPERM)
         if name in node.xattrs and flags & CREATE:
             raise fail(errno.EEXIST)
         if name not in node.xattrs and flags & REPLACE:
@@ -408,33 +414,29 @@ class Reference:
                 raise fail(errno.EOPNOTSUPP)
         elif space not in (b"user", b"trusted", b"security") or b"." not in name:
             raise fail(errno.EOPNOTSUPP)
-        elif not rest:
-            raise fail(errno.EINVAL)
         elif space == b"user" and not (node.is_dir or stat.S_ISREG(node.mode)):
             raise fail(user_refusal)
+        elif not rest:
+            raise fail(errno.EINVAL)
         return node
 
-    def _set_acl(self, node: Node, name: bytes, value: bytes, who: Who) -> None:
-        acl = parse_acl(value)
+    def _set_acl(self, node: Node, name: bytes, acl: AclValue | None, who: Who) -> None:
         if name == DEFAULT and not node.is_dir:
             if acl is not None:
                 raise fail(errno.EACCES)
             return
-        if acl is None:
-            if node.xattrs.pop(name, None) is not None:
-                node.ctime_ns = self.now
-            return
-        acl.check()
-        if name == ACCESS:
-            node.mode = node.mode & ~0o777 | acl.mode
-            self._strip_setgid(node, who)
+        before = node.mode, node.xattrs.get(name)
+        if acl is not None:
+            acl.check()
+            if name == ACCESS:
+                node.mode = node.mode & ~0o777 | acl.mode
+                self._strip_setgid(node, who)
+        if acl is None or (name == ACCESS and len(acl.entries) == 3):
+            node.xattrs.pop(name, None)
+        else:
+            node.xattrs[name] = acl.encode()
+        if before != (node.mode, node.xattrs.get(name)):
             node.ctime_ns = self.now
-            if len(acl.entries) == 3:
-                node.xattrs.pop(name, None)
-                return
-        if node.xattrs.get(name) != acl.encode():
-            node.ctime_ns = self.now
-        node.xattrs[name] = acl.encode()
 
     # data
 
