@@ -142,7 +142,7 @@ class Reading:
             else:
                 missing.append(number)
         if missing:
-            sources.update(self._start(missing))
+            sources.update(self._start(list(dict.fromkeys(missing))))
         return sources
 
     def _look_ahead(self, row: Inode, offset: int, end: int) -> None:

@@ -1,0 +1,50 @@
+"""Random operations on a whole volume, data and lives included, against the reference.
+
+`FUSEGW_MODEL_OPERATIONS` and `FUSEGW_MODEL_SEED` choose how many and which; a failure names its seed.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fusegw.clock import SystemClock, SystemEntropy
+from fusegw.store import open_store
+from fusegw.store.memory import MemoryStore
+from fusegw.store.options import StoreOptions
+from tests.model.world import World
+
+SEED = int(os.environ.get("FUSEGW_MODEL_SEED", "1"))
+
+
+def operations(default: int) -> int:
+    return int(os.environ.get("FUSEGW_MODEL_OPERATIONS", default))
+
+
+@pytest.mark.parametrize("life", [["remount"], ["crash"], ["remount", "crash", "crash"]], ids="-".join)
+def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
+    world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
+    world.run(operations(4_000), life)
+    assert world.operations >= operations(4_000)
+
+
+def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> None:
+    options = StoreOptions(url=f"file://{tmp_path}/store")
+    store = open_store(options, clock=SystemClock(), entropy=SystemEntropy(), create=True)
+    World(tmp_path, store, SEED + 1).run(operations(3_000), ["crash", "remount"])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_hundred_thousand_operations(tmp_path: Path) -> None:
+    World(tmp_path, MemoryStore(clock=SystemClock()), SEED).run(operations(200_000), ["remount", "crash"])
+
+
+def test_a_lost_write_is_noticed(tmp_path: Path) -> None:
+    """The comparison itself: one byte changed behind the reference's back is a difference."""
+    world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
+    world.run(1_500, ["remount"])
+    node = next(node for node in world.reference.nodes.values() if len(node.data) > 10)
+    node.data[5] ^= 1
+    with pytest.raises(BaseExceptionGroup):
+        world.run(1_600, ["remount"])

@@ -1,0 +1,270 @@
+"""A running volume and the reference, fed with the same operations and compared.
+
+Time stands still but for the reference's `now`, so nothing commits, ships or reaps by timer: what is durable is
+what the last `sync` saved, and a crash must bring back exactly that.
+"""
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio.testing import MockClock
+
+from fusegw.assembly import Runtime, Source, running_volume
+from fusegw.clock import SystemEntropy
+from fusegw.config import Tuning
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.schema import Inode
+from fusegw.store.base import ObjectStore
+from fusegw.vfs.volume import Volume
+from tests.model.invariants import check_index
+from tests.model.reference import Reference
+from tests.model.steps import outcome, random_step, resolve
+
+FILE_MAX = 1 << 20
+TUNING = Tuning(chunk_size_bytes=16 << 10, pack_size_bytes=1 << 20, codec_threads=2, commit_interval_s=60)
+KEYS = VolumeKeys(b"model volume id!", {1: bytes(32)}, chunk_id_key=b"k" * 32, cutter_seed=0x1234567)
+
+
+class SteppedClock:
+    """Wall time is the reference's; monotonic time stands still."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def time_ns(self) -> int:
+        return self.now
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+class Crash(Exception):
+    """Ends the volume without an orderly end."""
+
+
+class Tree:
+    """The volume with the reference's method names and results."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in ("lookup", "mknod", "mkdir", "symlink", "link"):
+            return lambda **a: _number(getattr(self._volume.namespace, name)(**_caller(a)))
+        return getattr(self._volume.namespace, name)
+
+    def setattr(self, **arguments: Any) -> None:
+        self._volume.attributes.setattr(**_caller(arguments))
+
+    def getxattr(self, ino: int, name: bytes) -> bytes:
+        return self._volume.xattrs.get(ino, name)
+
+    def setxattr(self, ino: int, name: bytes, value: bytes, flags: int, who: Any) -> None:
+        self._volume.xattrs.set(ino, name, value, flags, who)
+
+    def removexattr(self, ino: int, name: bytes) -> None:
+        self._volume.xattrs.remove(ino, name)
+
+
+def _caller(arguments: dict[str, Any]) -> dict[str, Any]:
+    if "who" in arguments:
+        arguments = dict(arguments)
+        arguments["caller"] = arguments.pop("who")
+    return arguments
+
+
+def _number(inode: Inode | None) -> int | None:
+    return None if inode is None else inode.ino
+
+
+class World:
+    """Both sides, and the operations on data and on life itself."""
+
+    def __init__(self, directory: Path, store: ObjectStore, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.clock = SteppedClock()
+        self.reference = Reference(mode=0o755)
+        self.durable = self.reference.copy()
+        self.opened: set[int] = set()
+        self.operations = 0
+        self.log: list[str] = []
+        self._pool = [self.random.randbytes(size) for size in (1, 100, 5000, 20_000, 70_000, 200_000)]
+        self._source = Source(
+            store=store,
+            keys=KEYS,
+            meta_dir=directory / "meta",
+            cache_dir=directory / "cache",
+            cache_size_bytes=64 << 20,
+            tuning=TUNING,
+            clock=self.clock,
+            entropy=SystemEntropy(),
+            free_bytes=lambda: 1 << 40,
+            unmount_wait_s=math.inf,
+        )
+
+    def run(self, operations: int, life: list[str]) -> None:
+        """That many operations, in lives that end as `life` says in turn: "remount" or "crash"."""
+        turn = 0
+        while self.operations < operations:
+            end = life[turn % len(life)]
+            turn += 1
+            budget = min(operations, self.operations + self.random.randrange(500, 4000))
+            trio.run(self._live, budget, end, clock=MockClock())
+
+    async def _live(self, budget: int, end: str) -> None:
+        try:
+            async with running_volume(self._source) as runtime:
+                self.clock.now = self.reference.now
+                for ino in list(self.reference.nodes):
+                    self.reference.release(ino)
+                await self._settle_reaper(runtime)
+                await self.compare(runtime)
+                await runtime.volume.sync()
+                check_index(runtime.metadata)
+                self.durable = self.reference.copy()
+                while self.operations < budget:
+                    self.operations += 1
+                    await self._step(runtime)
+                await self.compare(runtime)
+                if end == "crash":
+                    raise Crash
+                self.durable = self.reference.copy()
+        except* Crash:
+            pass
+        self.log.append(end)
+        self.reference = self.durable.copy()
+        self.opened.clear()
+
+    async def _step(self, runtime: Runtime) -> None:
+        self.reference.now += self.random.randrange(1, 10**9)
+        self.clock.now = self.reference.now
+        choice = self.random.random()
+        if choice < 0.5:
+            self._name_step(runtime.volume)
+        elif choice < 0.985:
+            await self._data_step(runtime.volume)
+        else:
+            await self._life_step(runtime)
+        if self.random.random() < 0.02:
+            await trio.lowlevel.checkpoint()
+
+    def _name_step(self, volume: Volume) -> None:
+        step = random_step(self.random.choice)
+        arguments = resolve(step, self.reference)
+        if step.operation == "rename" and len(self.reference.nodes) < 3:
+            return
+        ours = outcome(Tree(volume), step.operation, arguments)
+        expected = outcome(self.reference, step.operation, arguments)
+        assert ours == expected, f"{step.operation} {arguments}: {ours}, expected {expected}"
+        self._release(*self.reference.nodes)
+        if len(self.reference.nodes) > 60:
+            self._prune(volume)
+
+    def _prune(self, volume: Volume) -> None:
+        """Keep the tree small: unlink files of a directory."""
+        parent = self.random.choice([i for i, node in self.reference.nodes.items() if node.is_dir])
+        for name, ino in list(self.reference.nodes[parent].entries.items()):
+            if not self.reference.nodes[ino].is_dir:
+                volume.namespace.unlink(parent, name)
+                self.reference.unlink(parent, name)
+                self._release(ino)
+
+    def _release(self, *inodes: int) -> None:
+        for ino in inodes:
+            if ino not in self.opened:
+                self.reference.release(ino)
+
+    async def _data_step(self, volume: Volume) -> None:
+        files = [i for i, node in self.reference.nodes.items() if node.mode >> 12 == 8]
+        if not files:
+            return
+        ino = self.random.choice(files)
+        node = self.reference.nodes[ino]
+        choice = self.random.random()
+        if choice < 0.45:
+            await self._write(volume, ino)
+        elif choice < 0.75:
+            offset = self.random.randrange(0, len(node.data) + 100)
+            size = self.random.choice((1, 4096, 100_000, FILE_MAX))
+            found = await volume.files.read(ino, offset, size)
+            assert found == bytes(node.data[offset : offset + size]), f"inode {ino} at {offset}"
+        elif choice < 0.85:
+            size = self.random.choice((0, self.random.randrange(len(node.data) + 1), len(node.data) + 50_000))
+            if size <= FILE_MAX:
+                volume.files.truncate(ino, size)
+                del node.data[size:]
+                node.data.extend(bytes(size - len(node.data)))
+                node.mtime_ns = node.ctime_ns = self.reference.now
+        elif choice < 0.93:
+            volume.files.flush(ino)
+        elif ino in self.opened:
+            self.opened.discard(ino)
+            volume.closed(ino)
+            self._release(ino)
+        else:
+            self.opened.add(ino)
+            volume.files.opened(ino)
+
+    async def _write(self, volume: Volume, ino: int) -> None:
+        data = self.random.choice(self._pool)
+        kind = self.random.random()
+        if kind < 0.2:
+            data = bytes(len(data))
+        elif kind < 0.4:
+            data = self.random.randbytes(min(len(data), 20_000))
+        node = self.reference.nodes[ino]
+        if self.random.random() < 0.5 and len(node.data) + len(data) <= FILE_MAX:
+            offset = len(node.data)
+        else:
+            offset = self.random.randrange(0, max(1, min(len(node.data) + 60_000, FILE_MAX - len(data))))
+        assert await volume.files.write(ino, offset, data) == len(data)
+        node.data.extend(bytes(max(0, offset - len(node.data))))
+        node.data[offset : offset + len(data)] = data
+        node.mtime_ns = node.ctime_ns = self.reference.now
+
+    async def _life_step(self, runtime: Runtime) -> None:
+        choice = self.random.random()
+        if choice < 0.4:
+            await runtime.volume.sync()
+            self.durable = self.reference.copy()
+        elif choice < 0.6:
+            await runtime.volume.barrier()
+            self.durable = self.reference.copy()
+        elif choice < 0.8:
+            await runtime.volume.files.settle_all()
+        else:
+            runtime.reading.forget()
+            await trio.to_thread.run_sync(runtime.cache.drop)
+
+    async def _settle_reaper(self, runtime: Runtime) -> None:
+        while runtime.volume.reap_backlog > sum(
+            1 for ino in self.opened if ino in self.reference.nodes and not self.reference.nlink(ino)
+        ):
+            await trio.lowlevel.checkpoint()
+
+    async def compare(self, runtime: Runtime) -> None:
+        """Every inode, entry, attribute and byte."""
+        volume = runtime.volume
+        for ino, node in self.reference.nodes.items():
+            inode = volume.inodes.get(ino)
+            expected = self.reference.stat(ino)
+            assert inode is not None, f"inode {ino} is missing"
+            for field in ("mode", "nlink", "uid", "gid", "atime_ns", "mtime_ns"):
+                ours = getattr(inode, field)
+                assert ours == getattr(expected, field), f"inode {ino} {field}: {ours}, expected {expected}"
+            assert sorted(volume.xattrs.list(ino)) == sorted(node.xattrs)
+            for name, value in node.xattrs.items():
+                assert volume.xattrs.get(ino, name) == value
+            if node.is_dir:
+                listed = [(name, child.ino) for name, _, child in volume.namespace.readdir(ino, 0)]
+                assert listed == self.reference.readdir(ino), f"directory {ino}"
+            elif node.mode >> 12 == 8:
+                assert inode.size == len(node.data), f"inode {ino} size {inode.size}, expected {len(node.data)}"
+                assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data), f"inode {ino} data"
+
+
+Restart = Callable[[], Awaitable[None]]
