@@ -23,7 +23,7 @@ _U64_U64 = struct.Struct(">QQ")
 
 
 class Table(Generic[K, V]):
-    """One database of the index: its name, its codecs, whether it is scanned in order."""
+    """One database of the index: its name, its codecs, whether its rows are this gateway's only."""
 
     def __init__(
         self,
@@ -33,13 +33,11 @@ class Table(Generic[K, V]):
         decode_key: Callable[[bytes], K],
         encode_value: Callable[[V], bytes],
         decode_value: Callable[[K, bytes], V],
-        scanned: bool = False,
         local: bool = False,
     ) -> None:
         self.name = name
         self.encode_key = encode_key
         self.decode_key = decode_key
-        self.scanned = scanned
         self.local = local
         """True for rows that describe this gateway only and never travel with the volume's log."""
         self._encode_value = encode_value

@@ -139,7 +139,7 @@ class Metadata:
         return found
 
     def scan(self, table: Table[K, V], low: K, high: K, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
-        """Rows with low <= key < high of a scanned table; consume it before the loop runs anything else."""
+        """Rows with low <= key < high; consume it before the loop runs anything else."""
         return self._scan(table, low, high, reverse, None)
 
     def find_chunk(self, chunk_id: bytes) -> bool:

@@ -270,7 +270,6 @@ POSITION: Table[tuple[int, int], bytes] = Table(
     decode_key=decode_u64_u64,
     encode_value=identity,
     decode_value=lambda _, row: row,
-    scanned=True,
 )
 XATTR: Table[tuple[int, bytes], bytes] = Table(
     "xattr",
@@ -278,7 +277,6 @@ XATTR: Table[tuple[int, bytes], bytes] = Table(
     decode_key=decode_u64_name,
     encode_value=identity,
     decode_value=lambda _, row: row,
-    scanned=True,
 )
 EXTENT: Table[tuple[int, int], Extent] = Table(
     "extent",
@@ -286,7 +284,6 @@ EXTENT: Table[tuple[int, int], Extent] = Table(
     decode_key=decode_u64_u64,
     encode_value=lambda e: _EXTENT.pack(e.length, e.chunk, e.chunk_offset),
     decode_value=lambda _, row: Extent(*_EXTENT.unpack(row)),
-    scanned=True,
 )
 CHUNK: Table[int, Chunk] = Table(
     "chunk",
@@ -294,7 +291,6 @@ CHUNK: Table[int, Chunk] = Table(
     decode_key=decode_u64,
     encode_value=_encode_chunk,
     decode_value=_decode_chunk,
-    scanned=True,
 )
 CHUNK_ID: Table[bytes, int] = Table(
     "chunk_id",
@@ -316,7 +312,6 @@ PACK_LOCAL: Table[int, PackLocal] = Table(
     decode_key=decode_u64,
     encode_value=lambda p: _PACK_LOCAL.pack(p.state, p.opened_ns),
     decode_value=lambda _, row: PackLocal(*_PACK_LOCAL.unpack(row)),
-    scanned=True,
     local=True,
 )
 REAP: Table[int, int] = Table(
@@ -325,7 +320,6 @@ REAP: Table[int, int] = Table(
     decode_key=decode_u64,
     encode_value=encode_u64,
     decode_value=lambda _, row: decode_u64(row),
-    scanned=True,
 )
 
 TABLES = (STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, PACK_LOCAL, REAP)
