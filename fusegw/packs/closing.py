@@ -14,7 +14,15 @@ from blake3 import blake3
 from cache import PackCache
 from fusegw.clock import Entropy
 from fusegw.errors import Corrupt, Full, FusegwError
-from fusegw.packs.format import HEADER_SIZE, NONCE_SIZE, Entry, PackCipher, PackInfo, encode_trailer
+from fusegw.packs.format import (
+    HEADER_SIZE,
+    NONCE_SIZE,
+    RECORD_SIZE_MAX,
+    Entry,
+    PackCipher,
+    PackInfo,
+    encode_trailer,
+)
 
 
 class ClosedPack(msgspec.Struct, frozen=True):
@@ -107,6 +115,8 @@ def complete(
 def _read_intact(cache: PackCache, cipher: PackCipher, fd: int, entry: Entry) -> bytes | None:
     """The sealed record, None when it cannot be read or does not open."""
     chunk_id, place = entry
+    if place.stored > RECORD_SIZE_MAX:
+        return None
     try:
         sealed = cache.disk.pread(fd, place.stored, place.offset)
         cipher.open(sealed, chunk_id, place)

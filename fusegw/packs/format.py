@@ -38,6 +38,8 @@ CODECS = (RAW, ZSTD)
 
 RAW_SIZE_MAX = 16 << 20
 """Largest chunk, in bytes before compression."""
+RECORD_SIZE_MAX = RAW_SIZE_MAX + RECORD_OVERHEAD
+"""Largest record: what compression would make longer is stored raw."""
 RECORDS_MAX = 1 << 16
 """Most records in one pack: bounds the footer, and how many random nonces one key ever sees."""
 PACK_SIZE_MAX = 1 << 30
@@ -253,7 +255,7 @@ def _plausible(entries: Iterable[Entry], end: int) -> bool:
         if (
             place.record < next_record
             or place.offset < free
-            or place.stored < RECORD_OVERHEAD
+            or not RECORD_OVERHEAD <= place.stored <= RECORD_SIZE_MAX
             or place.raw > RAW_SIZE_MAX
             or place.codec not in CODECS
             or (place.codec == RAW and place.stored != place.raw + RECORD_OVERHEAD)

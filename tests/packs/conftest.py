@@ -9,7 +9,7 @@ import pytest
 from cache import PackCache
 from fusegw.packs.reader import PackReader
 from fusegw.packs.writer import PackWriter
-from tests.packs.fakes import SeededEntropy, FakeKeys, TroubledDisk, WatchedStore, chunk_id_of
+from tests.packs.fakes import FakeKeys, SeededEntropy, TroubledDisk, WatchedStore, chunk_id_of
 
 BLOCK = 4096
 

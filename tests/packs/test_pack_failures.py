@@ -45,7 +45,8 @@ def survives(world: World, writer: PackWriter, written: Written) -> None:
         assert closing.pack is not None
         data = world.path(closing.pack.name).read_bytes()
         assert blake3(data).digest() == closing.pack.hash
-        assert set(verify_pack(data, world.keys, pack_id=closing.pack.pack_id, number=number)) == set(committed)
+        entries = verify_pack(data, world.keys, pack_id=closing.pack.pack_id, number=number)
+        assert set(entries) == set(committed)
     refs = [ref_of(writer, chunk_id_of(raw), place) for raw, place in written]
     assert world.reader().read(refs) == [raw for raw, _ in written]
 
@@ -149,7 +150,7 @@ def test_a_disk_that_keeps_failing(world: World, step: str, code: int, error: ty
     written = append(writer, range(10))
     world.disk.failing[step] = code
     for round_ in range(3):
-        with pytest.raises(error, match="writing pack [0-9a-f]{32}") as caught:
+        with pytest.raises(error, match=r"writing pack [0-9a-f]{32}") as caught:
             writer.sync()
         assert caught.value.errno == (errno.ENOSPC if error is Full else errno.EIO)
         read(world, writer, written)

@@ -26,7 +26,7 @@ from fusegw.packs.format import (
     object_key,
 )
 from fusegw.packs.verify import verify_pack
-from tests.packs.fakes import VOLUME_ID, OneKey, FakeKeys, chunk_id_of
+from tests.packs.fakes import VOLUME_ID, FakeKeys, OneKey, chunk_id_of
 
 PACK_ID = bytes(range(100, 116))
 SALT = bytes(range(200, 232))
