@@ -1,8 +1,9 @@
-"""One FUSE session: the file system at its place, requests answered until it is taken away, nothing left behind.
+"""One FUSE session: a file system at its place, answering until it is taken away, leaving nothing behind.
 
 A session ends when the file system is unmounted, by whom ever, or by `end`. However it ends, errors and
 cancellation included, the mount is detached before `serve` returns: a mount without a process behind it would
-answer every access with ENOTCONN. Only one session can exist in a process at a time (pyfuse3 keeps it in a global).
+answer every access with ENOTCONN. Only one session can exist in a process at a time (pyfuse3 keeps it in a
+global).
 """
 
 import errno
@@ -63,8 +64,8 @@ class Session:
             pyfuse3.init(self._operations, str(self._mountpoint), self._options)
         except RuntimeError as error:
             raise Denied(
-                f"mount point {self._mountpoint}: the kernel refuses the mount ({error}); it needs /dev/fuse and "
-                "root, or fusermount3 with user_allow_other in /etc/fuse.conf for allow_other"
+                f"mount point {self._mountpoint}: the kernel refuses the mount ({error}); it needs /dev/fuse "
+                "and root, or fusermount3 with user_allow_other in /etc/fuse.conf for allow_other"
             ) from None
         self._serving = True
         try:
@@ -76,7 +77,7 @@ class Session:
             pyfuse3.close(unmount=True)
 
     def end(self) -> None:
-        """Stop taking requests; those under way are answered first. What is open on the mount gets ENOTCONN."""
+        """Stop taking requests; those under way are answered. What is still open there gets ENOTCONN."""
         if self._serving:
             pyfuse3.terminate()
 

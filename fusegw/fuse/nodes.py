@@ -1,8 +1,8 @@
 """Node ids: what the kernel calls an inode of the volume.
 
-A node id is the volume's number (8 bits) | a snapshot's slot (16 bits, 0 for the present) | the inode (40 bits),
-so that one process could show several volumes and all their snapshots. The root of the mount is 1, as FUSE
-demands. A node id that was not made here (a stale or forged NFS handle) is ESTALE.
+A node id is the volume's number (8 bits) | a snapshot's slot (16 bits, 0 for the present) | the inode (40
+bits), so that one process could show several volumes and all their snapshots. The root of the mount is 1,
+as FUSE demands. A node id that was not made here (a stale or forged NFS handle) is ESTALE.
 """
 
 import errno

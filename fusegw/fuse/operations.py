@@ -1,11 +1,11 @@
 """FUSE requests, one method each, translated into calls of the volume; no semantics of its own.
 
-The kernel checks permissions (default_permissions), takes the umask off, serialises what changes one directory
-and keeps names, attributes and pages until told otherwise: this gateway is the volume's only writer, so
-all of them are valid for long. What the kernel leaves to the file system, because opening with O_TRUNC is one
-request, is clearing set-user-id and set-group-id there.
+The kernel checks permissions (default_permissions), takes the umask off, serialises what changes one
+directory and keeps names, attributes and pages until told otherwise: this gateway is the volume's only
+writer, so all of them are valid for long. What the kernel leaves to the file system, because opening with
+O_TRUNC is one request, is clearing set-user-id and set-group-id there.
 
-A file handle is the inode and whether it may write: there is no table of open files that could leak.
+A handle is the inode's number: there is no table of handles that could leak.
 """
 
 import errno
@@ -140,15 +140,15 @@ class Operations(pyfuse3.Operations):
     def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
         return self._entry(self._present(self._inode_of(node)))
 
-    @waiting
-    async def setattr(
+    @instant
+    def setattr(
         self, node: int, wanted: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         """Size first: it sets times of its own, which those asked for replace."""
         ino = self._inode_of(node)
         inode = None
         if fields.update_size:
-            inode = await self._volume.files.truncate(ino, wanted.st_size)
+            inode = self._volume.files.truncate(ino, wanted.st_size)
         changes: dict[str, int] = {}
         if fields.update_mode:
             changes["mode"] = wanted.st_mode
@@ -204,14 +204,14 @@ class Operations(pyfuse3.Operations):
 
     # data
 
-    @waiting
-    async def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
+    @instant
+    def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         ino = self._inode_of(node)
         inode = self._present(ino)
         if flags & os.O_TRUNC:
-            await self._volume.files.truncate(ino, 0)
+            self._volume.files.truncate(ino, 0)
             self._drop_privileges(inode, ctx)
-        return self._opened(ino, flags)
+        return self._opened(ino)
 
     @waiting
     async def create(
@@ -219,27 +219,27 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         await self._room()
         inode = self._volume.namespace.mknod(self._inode_of(parent), name, mode, 0, _caller(ctx))
-        return self._opened(inode.ino, flags), self._remembered(inode)
+        return self._opened(inode.ino), self._remembered(inode)
 
     @waiting
-    async def read(self, fh: int, offset: int, size: int) -> bytes:
-        return await self._volume.files.read(fh >> 1, offset, size)
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        return await self._volume.files.read(ino, offset, size)
 
     @waiting
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
-        return await self._volume.files.write(fh >> 1, offset, data)
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        return await self._volume.files.write(ino, offset, data)
+
+    @instant
+    def flush(self, ino: int) -> None:
+        self._volume.files.flush(ino)
+
+    @instant
+    def release(self, ino: int) -> None:
+        self._volume.closed(ino)
 
     @waiting
-    async def flush(self, fh: int) -> None:
-        await self._volume.files.flush(fh >> 1)
-
-    @waiting
-    async def release(self, fh: int) -> None:
-        await self._volume.files.closed(fh >> 1, writable=bool(fh & 1))
-
-    @waiting
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._volume.files.fsync(fh >> 1)
+    async def fsync(self, ino: int, datasync: bool) -> None:
+        await self._volume.files.fsync(ino)
 
     # inside
 
@@ -261,13 +261,12 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.ESTALE, f"inode {ino} is gone")
         return inode
 
-    def _opened(self, ino: int, flags: int) -> FileInfo:
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
-        self._volume.files.opened(ino, writable=writable)
-        return FileInfo(fh=ino << 1 | writable, keep_cache=True)
+    def _opened(self, ino: int) -> FileInfo:
+        self._volume.files.opened(ino)
+        return FileInfo(fh=ino, keep_cache=True)
 
     def _dots(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> bool:
-        """ "." and "..", which the kernel takes the numbers of and nothing else; False when the reply is full."""
+        """ "." and "..": the kernel takes their numbers and nothing else. False when the reply is full."""
         inode = self._present(ino)
         if cookie < _COOKIE_DOT and not pyfuse3.readdir_reply(token, b".", self._entry(inode), _COOKIE_DOT):
             return False

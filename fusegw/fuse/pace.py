@@ -1,17 +1,18 @@
 """Fewer turns of the event loop per request: a request costs a third of what it costs without this.
 
-pyfuse3 waits for the kernel under a fair lock around `wait_readable`; both go through the event loop and then sleep
-in epoll, which costs more than most handlers. A client that works through many files sends its next request some
-20 µs after each reply, so looking at the descriptor for a moment finds it there. pyfuse3 takes its event loop from
-`pyfuse3.trio` so that another one can be put in its place; `enable` puts this variant of trio there:
+pyfuse3 waits for the kernel under a fair lock around `wait_readable`; both go through the event loop and
+then sleep in epoll, which costs more than most handlers. A client that works through many files sends its
+next request some 20 µs after each reply, so looking at the descriptor for a moment finds it there. pyfuse3
+takes its event loop from `pyfuse3.trio` so that another one can be put in its place; `enable` puts this
+variant of trio there:
 
-- the lock is not fair: a worker done with its request takes it again without yielding, and who waits for it is
-  woken to look (so a worker that waits inside its handler always has a successor);
+- the lock is not fair: a worker done with its request takes it again without yielding, and who waits for it
+is woken to look (so a worker that waits inside its handler always has a successor);
 - the reader looks at the descriptor some more times before it parks, as long as that pays. After some
   requests in a row it lets the rest of the gateway run.
 
-Each look gives up the GIL. After parking the reader looks again before it reads: a request that was withdrawn in
-between must not leave it blocked in read(2), with the whole gateway behind it.
+Each look gives up the GIL. After parking the reader looks again before it reads: a request that was
+withdrawn in between must not leave it blocked in read(2), with the whole gateway behind it.
 """
 
 import os
@@ -105,4 +106,4 @@ def enable() -> None:
             current_trio_token=trio.lowlevel.current_trio_token,
         ),
     )
-    pyfuse3.trio = stand_in
+    pyfuse3.trio = stand_in  # type: ignore[attr-defined]

@@ -6,9 +6,9 @@ is logged with its request and answered EIO, and none ends the session.
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from errno import EIO
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pyfuse3 import EntryAttributes, FUSEError
 
@@ -21,6 +21,7 @@ IO_BYTES = 1 << 17
 """`st_blksize`: what programs read and write at a time when they ask."""
 
 log = logging.getLogger(__name__)
+_Arguments = ParamSpec("_Arguments")
 _Reply = TypeVar("_Reply")
 
 
@@ -54,28 +55,30 @@ def absent(valid_s: float) -> EntryAttributes:
     return entry
 
 
-def instant(handler: Callable[..., _Reply]) -> Callable[..., Awaitable[_Reply]]:
+def instant(handler: Callable[_Arguments, _Reply]) -> Callable[_Arguments, Coroutine[Any, Any, _Reply]]:
     """A request whose handler never waits: a plain method, called as a coroutine."""
     name = handler.__name__
 
     @functools.wraps(handler)
-    async def request(*arguments: Any) -> _Reply:
+    async def request(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Reply:
         try:
-            return handler(*arguments)
+            return handler(*arguments, **named)
         except Exception as error:
             raise _refusal(name, error) from None
 
     return request
 
 
-def waiting(handler: Callable[..., Awaitable[_Reply]]) -> Callable[..., Awaitable[_Reply]]:
+def waiting(
+    handler: Callable[_Arguments, Awaitable[_Reply]],
+) -> Callable[_Arguments, Coroutine[Any, Any, _Reply]]:
     """A request whose handler may wait for data, for room or for a commit."""
     name = handler.__name__
 
     @functools.wraps(handler)
-    async def request(*arguments: Any) -> _Reply:
+    async def request(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Reply:
         try:
-            return await handler(*arguments)
+            return await handler(*arguments, **named)
         except Exception as error:
             raise _refusal(name, error) from None
 

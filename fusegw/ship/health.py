@@ -1,6 +1,7 @@
 """What the gateway knows of the store's health and its own upload rate."""
 
 from collections import deque
+from typing import Literal
 
 import msgspec
 
@@ -14,7 +15,7 @@ class StoreHealth(msgspec.Struct, frozen=True):
     """`state` is ok, degraded (the newest upload failed and is being tried again) or down (for a minute or
     more)."""
 
-    state: str
+    state: Literal["ok", "degraded", "down"]
     last_error: str = ""
     since_s: float = 0.0
 

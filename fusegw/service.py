@@ -1,0 +1,162 @@
+"""What a running gateway answers on its control socket: figures of its parts, sync, cache drop, shutdown."""
+
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from fusegw.assembly import Runtime
+from fusegw.clock import Clock
+from fusegw.config import GatewaySettings
+from fusegw.control.protocol import (
+    CacheDropReply,
+    CacheStatsReply,
+    ShutdownReply,
+    StatusReply,
+    StoreHealth,
+    SyncProgress,
+    SyncReply,
+)
+from fusegw.meta.schema import PACK, PACK_NUMBER_END
+
+RATE_WINDOW_S = 30.0
+SAMPLE_S = 1.0
+_ROWS_PER_TURN = 2000
+
+
+class Service:
+    """The control handler of one volume (`fusegw.control.server.Handler`). Loop thread only.
+
+    `unmount` begins an orderly end and raises Busy when the mount is in use. `sample` must be running.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        runtime: Runtime,
+        clock: Clock,
+        unmount: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._clock = clock
+        self._unmount = unmount
+        self._taken_in: deque[tuple[float, int]] = deque()
+
+    async def sample(self) -> None:
+        """Keep the last half minute of what came in, until cancelled."""
+        while True:
+            now = self._clock.monotonic()
+            self._taken_in.append((now, self._runtime.pipeline.raw_bytes))
+            while self._taken_in[0][0] < now - RATE_WINDOW_S:
+                self._taken_in.popleft()
+            await trio.sleep(SAMPLE_S)
+
+    async def status(self) -> StatusReply:
+        """See `StatusReply`."""
+        runtime, settings = self._runtime, self._settings
+        backlog, upload_rate = self._backlog(), runtime.health.upload_rate_bytes_s
+        return StatusReply(
+            pid=os.getpid(),
+            volume=settings.volume,
+            mountpoint=str(settings.mountpoint),
+            store_url=settings.store.url,
+            read_only=settings.options.read_only,
+            epoch=runtime.epoch,
+            backlog_bytes=backlog,
+            oldest_unshipped_s=self._oldest() if backlog else None,
+            ingest_rate_bytes_s=self._ingest_rate(),
+            upload_rate_bytes_s=upload_rate,
+            eta_s=backlog / upload_rate if upload_rate else None,
+            store_health=self._health(),
+            files=runtime.volume.namespace.files,
+            open_files=runtime.volume.files.open_count,
+            logical_bytes=runtime.usage.nbytes,
+            stored_bytes=await self._packs_bytes(),
+            metadata_bytes=runtime.metadata.used_bytes,
+        )
+
+    async def cache_stats(self) -> CacheStatsReply:
+        """See `CacheStatsReply`."""
+        stats = self._runtime.cache.stats()
+        reads = stats.hits + stats.misses
+        return CacheStatsReply(
+            used_bytes=stats.used_bytes,
+            budget_bytes=stats.budget_bytes,
+            dirty_bytes=stats.dirty_bytes,
+            hits=stats.hits,
+            misses=stats.misses,
+            hit_bytes=stats.hit_bytes,
+            miss_bytes=stats.miss_bytes,
+            evictions=stats.evictions,
+            evicted_bytes=stats.evicted_bytes,
+            hit_ratio=stats.hits / reads if reads else None,
+            dedup_ratio=None,
+            compression_ratio=None,
+        )
+
+    async def cache_drop(self) -> CacheDropReply:
+        """Evict all that the store has, from the disk and from memory."""
+        self._runtime.reading.forget()
+        return CacheDropReply(freed_bytes=await trio.to_thread.run_sync(self._runtime.cache.drop))
+
+    async def sync(self, *, wait: bool) -> SyncReply:
+        """Everything into packs and on its way; with `wait`, into the store."""
+        if wait:
+            await self._runtime.volume.barrier()
+            return SyncReply(complete=True, backlog_bytes=self._backlog())
+        await self._runtime.volume.sync()
+        await self._runtime.shipper.close()
+        backlog = self._backlog()
+        return SyncReply(complete=not backlog, backlog_bytes=backlog)
+
+    def progress(self) -> SyncProgress:
+        """See `SyncProgress`."""
+        return SyncProgress(
+            backlog_bytes=self._backlog(),
+            upload_rate_bytes_s=self._runtime.health.upload_rate_bytes_s,
+            store_health=self._health(),
+        )
+
+    async def shutdown(self) -> ShutdownReply:
+        """Begin to unmount; Busy when somebody is on the mount."""
+        await self._unmount()
+        return ShutdownReply(pid=os.getpid())
+
+    def _backlog(self) -> int:
+        return self._runtime.cache.stats().dirty_bytes
+
+    def _oldest(self) -> float:
+        in_memory = self._runtime.volume.files.oldest_dirty_s or 0.0
+        return max(in_memory, self._runtime.shipper.oldest_unstored_s)
+
+    def _ingest_rate(self) -> float:
+        if not self._taken_in:
+            return 0.0
+        then, before = self._taken_in[0]
+        elapsed = self._clock.monotonic() - then
+        return (self._runtime.pipeline.raw_bytes - before) / elapsed if elapsed > 0 else 0.0
+
+    def _health(self) -> StoreHealth:
+        health = self._runtime.health.report()
+        since = self._clock.time_ns() / 1e9 - health.since_s
+        return StoreHealth(
+            state=health.state,
+            last_error=health.last_error or None,
+            since_unix_s=None if health.state == "ok" else since,
+        )
+
+    async def _packs_bytes(self) -> int:
+        """Size of all packs; in turns, for a large volume has very many."""
+        total, low = 0, 0
+        while True:
+            rows = 0
+            for number, pack in self._runtime.metadata.scan(PACK, low, PACK_NUMBER_END):
+                total += pack.size or pack.live_bytes
+                low, rows = number + 1, rows + 1
+                if rows == _ROWS_PER_TURN:
+                    break
+            if rows < _ROWS_PER_TURN:
+                return total
+            await trio.lowlevel.checkpoint()
