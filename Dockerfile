@@ -3,14 +3,14 @@
 #   docker build -t fusegw .
 #   docker run --rm -it -v fusegw-state:/var/lib/fusegw -v /etc/fusegw:/etc/fusegw fusegw \
 #       init tank --store s3://bucket/tank --recovery-key-file /etc/fusegw/tank.recovery
-#   docker run -d --name tank --stop-timeout 120 \
+#   docker run -d --name tank --stop-timeout 330 \
 #       --device /dev/fuse --cap-drop ALL --cap-add SYS_ADMIN --cap-add DAC_READ_SEARCH --cap-add DAC_OVERRIDE \
 #       --security-opt apparmor=unconfined \
 #       -v fusegw-state:/var/lib/fusegw -v fusegw-cache:/var/cache/fusegw -v /etc/fusegw:/etc/fusegw:ro \
 #       -v /srv/fusegw:/mnt:rshared fusegw mount tank
 #
 # The mount is at /mnt/tank in the container and, by the rshared volume, at /srv/fusegw/tank on the host.
-# `docker stop` sends SIGTERM: the gateway writes what it has to disk, unmounts and ends.
+# `docker stop` sends SIGTERM: the gateway unmounts, writes what it has to disk, uploads for at most five minutes and ends.
 
 FROM debian:12-slim AS build
 RUN apt-get update \
