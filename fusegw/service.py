@@ -18,7 +18,7 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
-from fusegw.meta.schema import PACK, PACK_NUMBER_END
+from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 
 RATE_WINDOW_S = 30.0
 SAMPLE_S = 1.0
@@ -125,7 +125,15 @@ class Service:
         return ShutdownReply(pid=os.getpid())
 
     def _backlog(self) -> int:
-        return self._runtime.cache.stats().dirty_bytes
+        """What the cache must keep. It learns of records in an open pack when they are synced, the index
+        before."""
+        metadata = self._runtime.metadata
+        unstored = 0
+        for number, _ in metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END):
+            pack = metadata.get(PACK, number)
+            if pack is not None:
+                unstored += pack.size or pack.live_bytes
+        return max(unstored, self._runtime.cache.stats().dirty_bytes)
 
     def _oldest(self) -> float:
         in_memory = self._runtime.volume.files.oldest_dirty_s or 0.0
