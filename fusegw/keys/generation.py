@@ -118,13 +118,11 @@ def decode_generation(data: bytes, number: int, volume_id: bytes, what: str) -> 
             "upgrade fusegw"
         )
     slots = [slot.slot for slot in generation.slots]
-    versions = [sealed.version for sealed in generation.constants]
     if (
         generation.generation != number
         or generation.volume_id != volume_id
         or len(set(slots)) != len(slots)
         or max(slots) >= generation.next_slot
-        or versions != sorted(set(versions))
     ):
         raise Corrupt(f"{what} belongs to another volume or place, or contradicts itself: restore it")
     for slot in generation.slots:

@@ -58,53 +58,60 @@ def test_a_secret_has_one_slot(bench, new: str) -> None:
     assert sorted(bench.objects()) == ["keys/00000001", "volume"]
 
 
-def test_slots_are_bounded(bench) -> None:
+def test_slots_are_bounded(quick_bench) -> None:
     for _ in range(gen.SLOTS_MAX - 2):
-        add(bench, secret=bench.recovery, new=Secret.new_recovery(bench.entropy))
+        add(quick_bench, secret=quick_bench.recovery, new=Secret.new_recovery(quick_bench.entropy))
     with pytest.raises(Invalid, match="32 slots"):
-        add(bench, secret=bench.recovery, new=Secret.new_recovery(bench.entropy))
+        add(quick_bench, secret=quick_bench.recovery, new=Secret.new_recovery(quick_bench.entropy))
 
 
 @pytest.mark.parametrize("label", ["x" * 65, "bell\x07", "line\nbreak", "\u202eevil"])
-def test_labels_play_no_tricks_on_terminals(bench, label: str) -> None:
+def test_labels_play_no_tricks_on_terminals(quick_bench, label: str) -> None:
     with pytest.raises(Invalid, match="label"):
-        add_slot(bench.store, bench.passphrase, bench.other, label=label, kdf=bench.kdf, **bench.chance)
-    assert sorted(bench.objects()) == ["keys/00000001", "volume"]
+        add_slot(
+            quick_bench.store,
+            quick_bench.passphrase,
+            quick_bench.other,
+            label=label,
+            kdf=quick_bench.kdf,
+            **quick_bench.chance,
+        )
+    assert sorted(quick_bench.objects()) == ["keys/00000001", "volume"]
 
 
-def test_remove_another(bench) -> None:
-    assert remove_slot(bench.store, bench.passphrase, 2).kind == "recovery"
-    assert not opens(bench.store, bench.recovery)
-    assert opens(bench.store, bench.passphrase)
+def test_remove_another(quick_bench) -> None:
+    assert remove_slot(quick_bench.store, quick_bench.passphrase, 2).kind == "recovery"
+    assert not opens(quick_bench.store, quick_bench.recovery)
+    assert opens(quick_bench.store, quick_bench.passphrase)
 
 
-def test_remove_ones_own(bench) -> None:
-    remove_slot(bench.store, bench.passphrase, 1)
-    assert not opens(bench.store, bench.passphrase)
-    assert opens(bench.store, bench.recovery)
+def test_remove_ones_own(quick_bench) -> None:
+    remove_slot(quick_bench.store, quick_bench.passphrase, 1)
+    assert not opens(quick_bench.store, quick_bench.passphrase)
+    assert opens(quick_bench.store, quick_bench.recovery)
 
 
-def test_the_last_slot_stays(bench) -> None:
-    remove_slot(bench.store, bench.passphrase, 1)
+def test_the_last_slot_stays(quick_bench) -> None:
+    remove_slot(quick_bench.store, quick_bench.passphrase, 1)
     with pytest.raises(Invalid, match="slot 2 is the last that opens volume 'vol'"):
-        remove_slot(bench.store, bench.recovery, 2)
-    assert opens(bench.store, bench.recovery)
+        remove_slot(quick_bench.store, quick_bench.recovery, 2)
+    assert opens(quick_bench.store, quick_bench.recovery)
 
 
-def test_slot_numbers_are_not_reused(bench) -> None:
-    assert add(bench).slot == 3
-    remove_slot(bench.store, bench.passphrase, 3)
-    assert add(bench).slot == 4
+def test_slot_numbers_are_not_reused(quick_bench) -> None:
+    assert add(quick_bench).slot == 3
+    remove_slot(quick_bench.store, quick_bench.passphrase, 3)
+    assert add(quick_bench).slot == 4
 
 
-def test_change_keeps_number_and_label(bench) -> None:
-    before = list_slots(bench.store).slots[0]
-    info = change(bench)
+def test_change_keeps_number_and_label(quick_bench) -> None:
+    before = list_slots(quick_bench.store).slots[0]
+    info = change(quick_bench)
     assert (info.slot, info.label, info.kind) == (before.slot, before.label, before.kind)
     assert info.created_ns > before.created_ns
-    assert not opens(bench.store, bench.passphrase)
-    assert opens(bench.store, bench.other)
-    assert opens(bench.store, bench.recovery)
+    assert not opens(quick_bench.store, quick_bench.passphrase)
+    assert opens(quick_bench.store, quick_bench.other)
+    assert opens(quick_bench.store, quick_bench.recovery)
 
 
 def test_a_recovery_key_sets_a_new_passphrase(bench) -> None:
@@ -139,10 +146,10 @@ def test_changing_to_the_same_passphrase_raises_the_cost_and_nothing_else(bench)
     assert opens(bench.store, bench.passphrase)
 
 
-def test_two_slots_never_share_a_secret(bench) -> None:
-    add(bench)
+def test_two_slots_never_share_a_secret(quick_bench) -> None:
+    add(quick_bench)
     with pytest.raises(Invalid, match="opens slot 3 already"):
-        change(bench)
+        change(quick_bench)
 
 
 @pytest.mark.parametrize("act", [remove_slot, None])
@@ -196,66 +203,70 @@ def test_a_new_master_version_drops_slots_on_purpose_only(bench) -> None:
     assert open_volume(bench.store, bench.passphrase).keys.current_version == 2
 
 
-def test_rotation_revokes_what_removal_does_not(bench) -> None:
+def test_rotation_revokes_what_removal_does_not(quick_bench) -> None:
     """Who kept the old generation and a removed secret has the old master, and cannot get at the new one."""
-    kept = bench.objects()
-    stale = open_volume(bench.with_objects(kept), bench.recovery).keys
-    remove_slot(bench.store, bench.passphrase, 2)
-    current = open_volume(bench.store, bench.passphrase).keys
+    kept = quick_bench.objects()
+    stale = open_volume(quick_bench.with_objects(kept), quick_bench.recovery).keys
+    remove_slot(quick_bench.store, quick_bench.passphrase, 2)
+    current = open_volume(quick_bench.store, quick_bench.passphrase).keys
     assert stale.pack_key(current.current_version, SALT, PACK_ID) == current.pack_key(1, SALT, PACK_ID)
-    add_master_version(bench.store, [bench.passphrase], entropy=bench.entropy)
-    assert open_volume(bench.store, bench.passphrase).keys.current_version not in stale.versions
+    add_master_version(quick_bench.store, [quick_bench.passphrase], entropy=quick_bench.entropy)
+    assert open_volume(quick_bench.store, quick_bench.passphrase).keys.current_version not in stale.versions
 
 
-def test_master_versions_are_bounded(bench) -> None:
-    remove_slot(bench.store, bench.passphrase, 1)
+def test_master_versions_are_bounded(quick_bench) -> None:
+    remove_slot(quick_bench.store, quick_bench.passphrase, 1)
     for _ in range(gen.VERSIONS_MAX - 1):
-        add_master_version(bench.store, [bench.recovery], entropy=bench.entropy)
+        add_master_version(quick_bench.store, [quick_bench.recovery], entropy=quick_bench.entropy)
     with pytest.raises(Invalid, match="64 master versions"):
-        add_master_version(bench.store, [bench.recovery], entropy=bench.entropy)
-    assert open_volume(bench.store, bench.recovery).keys.current_version == 64
+        add_master_version(quick_bench.store, [quick_bench.recovery], entropy=quick_bench.entropy)
+    assert open_volume(quick_bench.store, quick_bench.recovery).keys.current_version == 64
 
 
 # Races
 
 
-def test_of_two_changes_one_wins(bench) -> None:
-    store = bench.InterruptedStore(bench.store, lambda: remove_slot(bench.store, bench.passphrase, 2))
+def test_of_two_changes_one_wins(quick_bench) -> None:
+    store = quick_bench.InterruptedStore(
+        quick_bench.store, lambda: remove_slot(quick_bench.store, quick_bench.passphrase, 2)
+    )
     third = Secret.passphrase("third")
     with pytest.raises(Busy, match="nothing of this change was kept"):
-        add(bench, store=store, new=third)
-    assert not opens(bench.store, third)
-    assert not opens(bench.store, bench.recovery)
-    add(bench, new=third)  # trying again works
-    assert opens(bench.store, third)
+        add(quick_bench, store=store, new=third)
+    assert not opens(quick_bench.store, third)
+    assert not opens(quick_bench.store, quick_bench.recovery)
+    add(quick_bench, new=third)  # trying again works
+    assert opens(quick_bench.store, third)
 
 
-def test_two_removals_never_leave_nothing(bench) -> None:
-    store = bench.InterruptedStore(bench.store, lambda: remove_slot(bench.store, bench.passphrase, 2))
+def test_two_removals_never_leave_nothing(quick_bench) -> None:
+    store = quick_bench.InterruptedStore(
+        quick_bench.store, lambda: remove_slot(quick_bench.store, quick_bench.passphrase, 2)
+    )
     with pytest.raises(Busy):
-        remove_slot(store, bench.passphrase, 1)
-    assert opens(bench.store, bench.passphrase)
+        remove_slot(store, quick_bench.passphrase, 1)
+    assert opens(quick_bench.store, quick_bench.passphrase)
 
 
-def test_a_change_overtaken_twice_does_not_pass_for_a_success(bench) -> None:
+def test_a_change_overtaken_twice_does_not_pass_for_a_success(quick_bench) -> None:
     """By then the generation of its number has come and gone, so its create-only put succeeds."""
 
     def others() -> None:
-        remove_slot(bench.store, bench.passphrase, 2)
-        add(bench)
+        remove_slot(quick_bench.store, quick_bench.passphrase, 2)
+        add(quick_bench)
 
     third = Secret.passphrase("third")
     with pytest.raises(Busy, match="look at the slots"):
-        add(bench, store=bench.InterruptedStore(bench.store, others), new=third)
-    assert sorted(bench.objects()) == ["keys/00000003", "volume"]
-    assert not opens(bench.store, third)
-    assert opens(bench.store, bench.other)
+        add(quick_bench, store=quick_bench.InterruptedStore(quick_bench.store, others), new=third)
+    assert sorted(quick_bench.objects()) == ["keys/00000003", "volume"]
+    assert not opens(quick_bench.store, third)
+    assert opens(quick_bench.store, quick_bench.other)
 
 
-def test_generations_end(bench) -> None:
-    objects = bench.objects()
-    stored = read_volume(bench.store)
-    keys = bench.created.keys
+def test_generations_end(quick_bench) -> None:
+    objects = quick_bench.objects()
+    stored = read_volume(quick_bench.store)
+    keys = quick_bench.created.keys
     last = gen.KeyGeneration(
         **{
             **{name: getattr(stored.generation, name) for name in stored.generation.__struct_fields__},
@@ -263,24 +274,24 @@ def test_generations_end(bench) -> None:
         }
     )
     objects["keys/99999999"] = gen.encode_generation(last, keys, objects["volume"])
-    store = bench.with_objects(objects)
+    store = quick_bench.with_objects(objects)
     with pytest.raises(Invalid, match="last key generation"):
-        add(bench, store=store)
-    assert opens(store, bench.passphrase)
+        add(quick_bench, store=store)
+    assert opens(store, quick_bench.passphrase)
 
 
 # Crashes
 
 CHANGES = {
-    "add": lambda bench, store: add(bench, store=store),
-    "remove": lambda bench, store: remove_slot(store, bench.passphrase, 2),
-    "remove own": lambda bench, store: remove_slot(store, bench.passphrase, 1),
-    "change": lambda bench, store: change(bench, store=store),
-    "rotate": lambda bench, store: add_master_version(
-        store, [bench.passphrase, bench.recovery], entropy=bench.entropy
+    "add": lambda quick_bench, store: add(quick_bench, store=store),
+    "remove": lambda quick_bench, store: remove_slot(store, quick_bench.passphrase, 2),
+    "remove own": lambda quick_bench, store: remove_slot(store, quick_bench.passphrase, 1),
+    "change": lambda quick_bench, store: change(quick_bench, store=store),
+    "rotate": lambda quick_bench, store: add_master_version(
+        store, [quick_bench.passphrase, quick_bench.recovery], entropy=quick_bench.entropy
     ),
-    "rotate, drop": lambda bench, store: add_master_version(
-        store, [bench.passphrase], drop_other_slots=True, entropy=bench.entropy
+    "rotate, drop": lambda quick_bench, store: add_master_version(
+        store, [quick_bench.passphrase], drop_other_slots=True, entropy=quick_bench.entropy
     ),
 }
 OPENS_AFTER = {
@@ -297,21 +308,21 @@ OPENS_AFTER = {
 @pytest.mark.parametrize("leftover", [False, True], ids=["", "leftover"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_crash_at_any_step_leaves_the_old_or_the_new_slots(
-    bench, name: str, leftover: bool, applied: bool
+    quick_bench, name: str, leftover: bool, applied: bool
 ) -> None:
-    start = bench.objects()
+    start = quick_bench.objects()
     if leftover:  # of an earlier change that died before it cleaned up
-        add(bench, new=bench.keyfile)
-        remove_slot(bench.store, bench.passphrase, 3)
-        start |= bench.objects()
-    secrets = {key: getattr(bench, key) for key in ("passphrase", "other", "recovery")}
+        add(quick_bench, new=quick_bench.keyfile)
+        remove_slot(quick_bench.store, quick_bench.passphrase, 3)
+        start |= quick_bench.objects()
+    secrets = {key: getattr(quick_bench, key) for key in ("passphrase", "other", "recovery")}
     seen = set()
     for steps in range(10):
-        inner = bench.with_objects(start)
-        store = bench.StoppingStore(inner, steps, applied=applied)
+        inner = quick_bench.with_objects(start)
+        store = quick_bench.StoppingStore(inner, steps, applied=applied)
         try:
-            CHANGES[name](bench, store)
-        except bench.PowerCut:
+            CHANGES[name](quick_bench, store)
+        except quick_bench.PowerCut:
             died = True
         else:
             died = False
@@ -320,7 +331,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_slots(
         assert able == (old if steps == 0 and died and not applied else OPENS_AFTER[name])
         seen.add(steps)
         survivor = secrets[sorted(able)[0]]
-        add(bench, store=inner, secret=survivor, new=Secret.new_recovery(bench.entropy))
+        add(quick_bench, store=inner, secret=survivor, new=Secret.new_recovery(quick_bench.entropy))
         assert len(list(inner.list("keys/"))) == 1, "the next change cleans up"
         if not died:
             break
@@ -329,32 +340,38 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_slots(
     )
 
 
-def test_control_a_put_that_replaces_would_break_the_race(bench) -> None:
+def test_control_a_put_that_replaces_would_break_the_race(quick_bench) -> None:
     """The same race on a store that does not honour create-only: the loser believes it won."""
 
-    class Replacing(bench.InterruptedStore):
+    class Replacing(quick_bench.InterruptedStore):
         def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
             super().put(key, data, create_only=False)
 
-    store = Replacing(bench.store, lambda: add(bench))
-    remove_slot(store, bench.passphrase, 2)
-    assert not opens(bench.store, bench.other), "the winner's slot is gone without a word"
+    store = Replacing(quick_bench.store, lambda: add(quick_bench))
+    remove_slot(store, quick_bench.passphrase, 2)
+    assert not opens(quick_bench.store, quick_bench.other), "the winner's slot is gone without a word"
 
 
-def test_control_deleting_first_would_lose_the_volume(bench) -> None:
+def test_control_deleting_first_would_lose_the_volume(quick_bench) -> None:
     """The same crash with the steps in the wrong order leaves no slots at all."""
-    store = bench.StoppingStore(bench.store, 1, applied=False)
+    store = quick_bench.StoppingStore(quick_bench.store, 1, applied=False)
     stored = read_volume(store)
     store.delete(["keys/00000001"])
-    with pytest.raises(bench.PowerCut):
-        _publish(store, stored, bench.created.keys, stored.generation)
+    with pytest.raises(quick_bench.PowerCut):
+        _publish(store, stored, quick_bench.created.keys, stored.generation)
     with pytest.raises(Exception, match="no key slots"):
-        open_volume(bench.store, bench.passphrase)
+        open_volume(quick_bench.store, quick_bench.passphrase)
 
 
-def test_init_does_not_take_over_a_volume_that_lost_its_generations(bench) -> None:
-    objects = bench.objects()
+def test_init_does_not_take_over_a_volume_that_lost_its_generations(quick_bench) -> None:
+    objects = quick_bench.objects()
     del objects["keys/00000001"]
     objects["packs/00/" + "0" * 32] = b"data"
     with pytest.raises(Exists):
-        create_volume(bench.with_objects(objects), "vol", bench.other, kdf=bench.kdf, **bench.chance)
+        create_volume(
+            quick_bench.with_objects(objects),
+            "vol",
+            quick_bench.other,
+            kdf=quick_bench.kdf,
+            **quick_bench.chance,
+        )

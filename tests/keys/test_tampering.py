@@ -1,8 +1,8 @@
 """Nothing that was changed in the store opens, and the answer is always one of three.
 
-Three depths: raw damage (the checksum finds it); damage under a repaired checksum, as a hostile store would do
-it; and any single field of the decoded body replaced, re-encoded and framed correctly. The controls at
-the end show that the same changes open once the MAC is made anew by someone with the key.
+Three depths: raw damage (the checksum finds it); damage under a repaired checksum, as a hostile store would
+do it; and any single field of the decoded body replaced, re-encoded and framed correctly. The controls at the
+end show that the same changes open once the MAC is made anew by someone with the key.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusegw.errors import Corrupt, UnknownFormat, WrongKey
-from fusegw.keys import framing, list_slots, open_volume
+from fusegw.keys import VolumeKeys, framing, kdf, list_slots, open_volume
 from fusegw.keys import generation as gen
 from fusegw.keys.generation import Features
+from fusegw.keys.slots import seal_slot
 
 VOLUME, GENERATION = "volume", "keys/00000001"
 KEYS = (VOLUME, GENERATION)
@@ -185,8 +186,6 @@ def test_every_field_of_slot_params_counts(shared_bench) -> None:
     ids=str,
 )  # fmt: skip
 def test_costs_out_of_bounds_in_the_store_name_the_slot(shared_bench, monkeypatch, costs) -> None:  # type: ignore[no-untyped-def]
-    from fusegw.keys import kdf
-
     def never(**_: object) -> None:
         pytest.fail("a cost out of bounds was paid")
 
@@ -213,7 +212,7 @@ def test_a_fitting_secret_with_a_damaged_seal_says_damage(shared_bench) -> None:
 
 
 def test_slots_do_not_open_in_anothers_place(bench) -> None:
-    """The sealed part of one slot put into another, in this volume and from another one with the same secret."""
+    """The sealed part of one slot put into another: of this volume, and of another with the same secret."""
     mac, body = split(GENERATION, bench.objects()[GENERATION])
     other = type(bench)(seed=3)
     _, foreign = split(GENERATION, other.objects()[GENERATION])
@@ -267,9 +266,43 @@ def test_control_it_is_the_mac_that_refuses(shared_bench, fresh_mac: bool) -> No
             open_volume(bench.with_objects({**objects, GENERATION: data}), bench.recovery)
 
 
+def contradictions(bench):  # type: ignore[no-untyped-def]
+    """Generations that only someone with the keys could write, and never should."""
+    old = bench.created.keys
+    data = bench.objects()[GENERATION]
+    good = gen.decode_generation(data, 1, old.volume_id, "x")
+    first, second = good.slots
+    (constants,) = good.constants
+    replace = msgspec.structs.replace
+    masters = {**old.master_keys(), 2: b"2" * 32}
+    drifted = VolumeKeys(old.volume_id, masters, chunk_id_key=b"other" * 8, cutter_seed=1)
+    second_constants = gen.seal_constants(drifted, 2, bench.entropy)
+    two_masters = seal_slot(
+        bench.recovery, masters, volume_id=old.volume_id, slot=2, label="", created_ns=0,
+        parameters=bench.kdf, entropy=bench.entropy,
+    )  # fmt: skip
+    yield "volume id", replace(good, volume_id=b"x" * 16), old
+    yield "two slots of one number", replace(good, slots=(replace(first, slot=2), second)), old
+    yield "next slot taken", replace(good, next_slot=2), old
+    yield "label", replace(good, slots=(replace(first, label="\x1b[2J"), second)), old
+    yield "constants twice", replace(good, constants=(constants, constants)), old
+    yield "constants of no master", replace(good, constants=(constants, replace(constants, version=2))), old
+    yield "master without constants", replace(good, slots=(first, two_masters)), drifted
+    both = replace(good, slots=(first, two_masters), constants=(constants, second_constants))
+    yield "constants differ", both, drifted
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_contradictions_are_refused_even_under_a_good_mac(shared_bench, index: int) -> None:
+    bench = shared_bench
+    name, generation, keys = list(contradictions(bench))[index]
+    data = gen.encode_generation(generation, keys, bench.objects()[VOLUME])
+    assert isinstance(refused(bench, GENERATION, data), Corrupt), name
+
+
 def test_control_the_mac_covers_the_header(shared_bench) -> None:
     bench = shared_bench
-    mac, body = split(VOLUME, bench.objects()[VOLUME])
+    _, body = split(VOLUME, bench.objects()[VOLUME])
     renamed = framing.frame(MAGICS[VOLUME], msgspec.msgpack.encode(body | {"name": "mine"}))
     error = refused(bench, VOLUME, renamed)
     assert "volume header" in str(error)

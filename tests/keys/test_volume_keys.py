@@ -93,7 +93,7 @@ def test_wrong_secrets(shared_bench) -> None:
     assert "hunter2" not in str(caught.value)
     with pytest.raises(WrongKey, match="this recovery key opens no slot"):
         open_volume(bench.store, Secret.new_recovery(bench.entropy))
-    with pytest.raises(WrongKey, match="no slot for a key file.*passphrase, recovery"):
+    with pytest.raises(WrongKey, match=r"no slot for a key file.*passphrase, recovery"):
         open_volume(bench.store, bench.keyfile)
 
 
