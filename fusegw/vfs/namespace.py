@@ -53,6 +53,7 @@ from fusegw.vfs.renames import Renames
 TARGET_MAX = 4095
 """Longest symlink target, in bytes."""
 _NODE_KINDS = frozenset((stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK))
+_DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 _SETGID_EXEC = stat.S_ISGID | stat.S_IXGRP
 _KIND_SHIFT = 12
 
@@ -140,6 +141,8 @@ class Namespace:
                 raise OSError(errno.EINVAL, f"cannot make a node of type {kind:#o}")
             kind = stat.S_IFREG
         directory = self._directories.vacancy(parent, name)
+        if kind not in _DEVICES:
+            rdev = 0
         return self._create(directory, name, kind | mode & 0o7777, caller, rdev=rdev)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
