@@ -24,12 +24,12 @@ from fusegw.daemon.service import Gateway
 from fusegw.errors import FusegwError
 
 COMMANDS = {
-    "init": "volumes:init",
+    "init": "init:init",
     "mount": "mounts:mount",
     "umount": "mounts:umount",
     "status": "reports:status",
     "sync": "reports:sync",
-    "ls-volumes": "volumes:ls_volumes",
+    "ls-volumes": "reports:ls_volumes",
     "cache": "cache:cache",
     "key": "key:key",
     "completion": "completion:completion",

@@ -1,4 +1,4 @@
-"""`fusegw status` and `fusegw sync`: how a volume is doing, and getting all of it into the store."""
+"""`fusegw status`, `ls-volumes` and `sync`: what there is, how it does, getting all of it into the store."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +37,25 @@ def status(session: Session, name: str | None, as_json: bool) -> None:
         output.print_pairs(f"volume {one}", _lines(site, one, reply))
 
 
+@click.command("ls-volumes")
+@json_option
+@common_options
+def ls_volumes(session: Session, as_json: bool) -> None:
+    """List the volumes of this host."""
+    site = session.site()
+    rows = [_row(site, name) for name in site.registry.volumes()]
+    if as_json:
+        output.print_json({"volumes": rows})
+    else:
+        output.print_table(
+            ("name", "number", "store", "mounted on"),
+            [
+                (str(r["name"]), str(r["number"]), str(r["store_url"]), str(r["mountpoint"] or "-"))
+                for r in rows
+            ],
+        )
+
+
 @click.command("sync")
 @volume_argument
 @click.option("--wait", is_flag=True, help="Return only when all that was written before is in the store.")
@@ -57,6 +76,20 @@ def sync(session: Session, name: str | None, wait: bool, as_json: bool) -> None:
         print(f"volume {volume}: everything is in the store")
     else:
         print(f"volume {volume}: {output.size(reply.backlog_bytes)} on the way to the store")
+
+
+def _row(site: Site, name: str) -> dict[str, str | int | bool | None]:
+    entry = site.registry.get(name)
+    holder = present_holder(site.paths(name))
+    return {
+        "name": name,
+        "number": entry.number,
+        "volume_id": entry.volume_id,
+        "store_url": site.store_options(name).url,
+        "mounted": holder is not None,
+        "mountpoint": holder.mountpoint if holder else None,
+        "pid": holder.pid if holder else None,
+    }
 
 
 def _status_of(site: Site, name: str) -> StatusReply | None:

@@ -27,17 +27,26 @@ class Holder(msgspec.Struct, frozen=True):
         return f"pid {self.pid}, mounted on {self.mountpoint}" if self.mountpoint else f"pid {self.pid}"
 
 
-@contextmanager
-def volume_lock(paths: VolumePaths, *, mountpoint: str = "") -> Iterator[Holder | None]:
-    """Hold the volume for the time of the block; gives the holder before. Busy names the present one."""
+def hold_for_life(paths: VolumePaths, *, mountpoint: str) -> Holder | None:
+    """Hold the volume until this process ends; gives the holder before. Busy names the present one.
+
+    The descriptor is left open on purpose: a free lock then proves that the gateway's process is gone.
+    """
     descriptor = _open(paths, create=True)
     try:
-        if not _try(descriptor):
-            raise busy(paths, _read(descriptor))
-        before = _read(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), mountpoint)), 0)
-        yield before
+        return _take(descriptor, paths, mountpoint)
+    except Busy:
+        os.close(descriptor)
+        raise
+
+
+@contextmanager
+def volume_lock(paths: VolumePaths) -> Iterator[None]:
+    """Hold the volume for the time of the block. Busy names the present holder."""
+    descriptor = _open(paths, create=True)
+    try:
+        _take(descriptor, paths, "")
+        yield
     finally:
         os.close(descriptor)
 
@@ -70,6 +79,15 @@ def _look(paths: VolumePaths, *, held: bool) -> Holder | None:
         return holder if free != held else None
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, paths: VolumePaths, mountpoint: str) -> Holder | None:
+    if not _try(descriptor):
+        raise busy(paths, _read(descriptor))
+    before = _read(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), mountpoint)), 0)
+    return before
 
 
 def _open(paths: VolumePaths, *, create: bool) -> int:

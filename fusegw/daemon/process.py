@@ -92,6 +92,8 @@ def _child(body: Body, pipe: int, log_file: Path, debug: bool) -> NoReturn:
             os.write(pipe, msgspec.json.encode(outcome))
             os.close(pipe)
 
+    # Until the log is open, errors are the starter's to print.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         os.setsid()
         os.chdir("/")

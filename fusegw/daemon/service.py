@@ -13,8 +13,8 @@ from typing import Protocol
 from fusegw.clock import Clock
 from fusegw.config import GatewaySettings, VolumePaths
 from fusegw.control.client import ControlClient
-from fusegw.daemon import mountpoint
-from fusegw.daemon.lock import Holder, last_holder, present_holder, volume_lock
+from fusegw.daemon import lock, mountpoint
+from fusegw.daemon.lock import Holder, last_holder, present_holder
 from fusegw.errors import Busy, Denied, NotFound
 from fusegw.registry import Registry
 
@@ -32,22 +32,24 @@ def serve_volume(
 ) -> None:
     """Hold the volume, prepare its places and run `gateway`; returns when it has ended in good order.
 
+    Once per process: the volume is held until the process ends.
+
     `nonempty` allows a mount point with files in it, which the mount hides.
     """
     registry = Registry(settings.paths.state_dir)
     place = str(settings.mountpoint)
-    with volume_lock(settings.paths, mountpoint=place) as before:
-        for dead in {place, before.mountpoint if before else ""} - {""}:
-            mountpoint.clear_dead(dead, settings.volume)
-        mountpoint.check_mountpoint(place, nonempty=nonempty)
-        _check_metadata(settings.paths, expected=registry.get(settings.volume).mounted_before)
-        _make_directories(settings)
+    before = lock.hold_for_life(settings.paths, mountpoint=place)
+    for dead in {place, before.mountpoint if before else ""} - {""}:
+        mountpoint.clear_dead(dead, settings.volume)
+    mountpoint.check_mountpoint(place, nonempty=nonempty)
+    _check_metadata(settings.paths, expected=registry.get(settings.volume).mounted_before)
+    _make_directories(settings)
 
-        def ready() -> None:
-            registry.set_mounted(settings.volume)
-            on_ready()
+    def ready() -> None:
+        registry.set_mounted(settings.volume)
+        on_ready()
 
-        gateway(settings, on_ready=ready)
+    gateway(settings, on_ready=ready)
 
 
 def stop_volume(
@@ -128,7 +130,7 @@ def _ask_to_end(paths: VolumePaths, holder: Holder, *, lazy: bool) -> bool:
 def _clear_left_behind(paths: VolumePaths) -> None:
     last = last_holder(paths)
     if last is not None and last.mountpoint:
-        with volume_lock(paths):
+        with lock.volume_lock(paths):
             if mountpoint.clear_dead(last.mountpoint, paths.name):
                 return
     raise NotFound(f"volume {paths.name!r} is not mounted")

@@ -36,7 +36,7 @@ class Done:
 
 
 class Host:
-    """The commands with this test's directories; `run` in this process, `spawn` as a program around the stub."""
+    """The commands with a test's directories; `run` in this process, `spawn` as a program around the stub."""
 
     def __init__(self, base: Path, capture: Callable[[], tuple[str, str]]) -> None:
         self.base = base
@@ -110,7 +110,10 @@ class Host:
     def tree(self, *roots: Path) -> dict[str, bytes]:
         """Every file below the roots and its content: what a command must not have changed."""
         return {
-            str(path): path.read_bytes() for root in roots for path in sorted(root.rglob("*")) if path.is_file()
+            str(path): path.read_bytes()
+            for root in roots
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
         }
 
     def end_all(self) -> None:

@@ -1,8 +1,8 @@
 """The real command line around a stand-in for the gateway, run as a program.
 
-The stand-in writes the settings it got to $STUB_SETTINGS, fails as $STUB_FAIL says ("Class: message"; "exit" ends the
-process), mounts an empty file system when $STUB_MOUNT is set, answers `status` and `shutdown`, and ends by SIGTERM,
-by `shutdown` or by being unmounted.
+The stand-in writes the settings it got to $STUB_SETTINGS, fails as $STUB_FAIL says ("Class: message";
+"exit" ends the process), mounts an empty file system when $STUB_MOUNT is set, answers `status` and
+`shutdown`, and ends by SIGTERM, by `shutdown` or by being unmounted.
 """
 
 import errno
@@ -12,14 +12,13 @@ import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import trio
 
 import fusegw.errors
 from fusegw.cli.main import main
 from fusegw.config import GatewaySettings
-from fusegw.control import server
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
@@ -31,11 +30,14 @@ from fusegw.control.protocol import (
 )
 from fusegw.errors import Unavailable
 
+if TYPE_CHECKING:  # as in the real gateway, the event loop is imported in the background process
+    import trio
+
 
 class Handler:
     """Made-up numbers."""
 
-    def __init__(self, settings: GatewaySettings, ended: trio.Event) -> None:
+    def __init__(self, settings: GatewaySettings, ended: "trio.Event") -> None:
         self._settings = settings
         self._ended = ended
 
@@ -102,6 +104,8 @@ def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
         raise getattr(fusegw.errors, name, RuntimeError)(message)
     settings.paths.meta_dir.mkdir(exist_ok=True)
     (settings.paths.meta_dir / "data.mdb").touch()
+    import trio
+
     trio.run(serve, settings, on_ready)
 
 
@@ -113,6 +117,10 @@ def dump(settings: GatewaySettings) -> None:
 
 
 async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None:
+    import trio
+
+    from fusegw.control import server
+
     ended = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -131,7 +139,7 @@ async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None
             nursery.cancel_scope.cancel()
 
 
-async def serve_mount(settings: GatewaySettings, on_ready: Callable[[], None], ended: trio.Event) -> None:
+async def serve_mount(settings: GatewaySettings, on_ready: Callable[[], None], ended: "trio.Event") -> None:
     import pyfuse3
 
     class Empty(pyfuse3.Operations):  # type: ignore[misc]

@@ -100,7 +100,10 @@ def test_everything_at_once() -> None:
             "[volumes.tank.store]\nurl = 's3://b'\nendpoint = 'x'",
             "unknown key volumes.tank.store.endpoint (did you mean 'endpoint_url'?)",
         ),
-        ("[volumes.tank]\npack_sise = 1\ncash_size = 2", "volumes.tank.cash_size (did you mean 'cache_size'?)"),
+        (
+            "[volumes.tank]\npack_sise = 1\ncash_size = 2",
+            "volumes.tank.cash_size (did you mean 'cache_size'?)",
+        ),
         ("[gateway]\ncache_size = '10 apples'", "gateway.cache_size: '10 apples' is not a size"),
         ("[gateway]\ncache_size = 1.5", "gateway.cache_size"),
         ("[volumes.tank]\ncompression_level = 40", "volumes.tank.compression_level"),

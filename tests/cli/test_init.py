@@ -59,12 +59,14 @@ def test_a_recovery_key_file_opens_the_volume(host: Host) -> None:
         (("tank", "--store", "STORE/new", "--passphrase-file", "/nowhere"), 9, "/nowhere does not exist"),
         (("tank", "--store", "STORE/new", "--passphrase-file", "EMPTY"), 3, "empty"),
         (("tank", "--store", "STORE/new", "--key-file", "EMPTY"), 3, "0 bytes"),
-        (("tank", "--store", "STORE/new", "--key-file", "EMPTY", "--passphrase-file", "EMPTY"), 3, "choose one"),
+        (
+            ("tank", "--store", "STORE/new", "--key-file", "EMPTY", "--passphrase-file", "EMPTY"),
+            3,
+            "choose one",
+        ),
     ],
 )
-def test_bad_input_changes_nothing(
-    host: Host, arguments: tuple[str, ...], code: int, message: str
-) -> None:
+def test_bad_input_changes_nothing(host: Host, arguments: tuple[str, ...], code: int, message: str) -> None:
     host.store.mkdir()
     empty = host.write(host.base / "empty", "")
     given = [one.replace("STORE", f"file://{host.store}").replace("EMPTY", str(empty)) for one in arguments]
@@ -82,14 +84,18 @@ def test_without_a_terminal_the_recovery_key_needs_a_file(host: Host) -> None:
 
 def test_an_existing_recovery_key_file_is_not_touched(host: Host) -> None:
     host.recovery.write_text("something precious")
-    done = host.run("init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", host.recovery, *CHEAP)
+    done = host.run(
+        "init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", host.recovery, *CHEAP
+    )
     assert done.code == 8 and "exists already" in done.err
     assert host.recovery.read_text() == "something precious"
     assert not host.state.exists() and not host.store.exists()
 
 
 def test_a_recovery_key_file_without_a_directory(host: Host) -> None:
-    done = host.run("init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", "/nowhere/key", *CHEAP)
+    done = host.run(
+        "init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", "/nowhere/key", *CHEAP
+    )
     assert done.code == 9 and not host.state.exists() and not host.store.exists()
 
 
@@ -105,7 +111,9 @@ def test_a_place_that_holds_a_volume_is_refused(host: Host) -> None:
 def test_a_name_that_is_taken_is_refused(host: Host) -> None:
     host.init()
     before = host.tree(host.store, host.state)
-    done = host.run("init", "tank", "--store", f"file://{host.store}/new", "--recovery-key-file", host.recovery, *CHEAP)
+    done = host.run(
+        "init", "tank", "--store", f"file://{host.store}/new", "--recovery-key-file", host.recovery, *CHEAP
+    )
     assert done.code == 8 and "'tank'" in done.err
     assert host.tree(host.store, host.state) == before
 
@@ -113,7 +121,9 @@ def test_a_name_that_is_taken_is_refused(host: Host) -> None:
 def test_a_place_with_other_things_in_it_is_refused(host: Host) -> None:
     host.store.mkdir()
     (host.store / "data").write_text("of somebody else")
-    done = host.run("init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", host.recovery, *CHEAP)
+    done = host.run(
+        "init", "tank", "--store", f"file://{host.store}", "--recovery-key-file", host.recovery, *CHEAP
+    )
     assert done.code == 8 and "not empty" in done.err and "data" in done.err
     assert [path.name for path in host.store.iterdir()] == ["data"] and not host.state.exists()
 
@@ -134,7 +144,9 @@ def test_a_store_of_a_newer_format_is_refused(host: Host) -> None:
     host.init()
     volume = host.store / "tank" / "volume"
     volume.write_bytes(b"FUSEGWV\x00" + b"\xff" * 100)
-    done = host.run("init", "x", "--store", f"file://{host.store}/tank", "--recovery-key-file", host.recovery, *CHEAP)
+    done = host.run(
+        "init", "x", "--store", f"file://{host.store}/tank", "--recovery-key-file", host.recovery, *CHEAP
+    )
     assert done.code == 7, done
     assert host.run("key", "verify", "tank").code == 7
 

@@ -24,12 +24,19 @@ def test_ours() -> None:
 
 
 def test_what_fstab_may_hold_means_nothing_here() -> None:
-    generic = "rw,defaults,auto,noauto,user,user=joe,_netdev,nofail,relatime,x-systemd.automount,comment=x,users"
+    generic = (
+        "rw,defaults,auto,noauto,user,user=joe,_netdev,nofail,relatime,x-systemd.automount,comment=x,users"
+    )
     assert parse_options([generic, "", ","]) == ParsedOptions()
 
 
 def test_for_the_kernel() -> None:
-    assert parse_options(["nodev,noatime,nosuid,exec"]).kernel_options == ("nodev", "noatime", "nosuid", "exec")
+    assert parse_options(["nodev,noatime,nosuid,exec"]).kernel_options == (
+        "nodev",
+        "noatime",
+        "nosuid",
+        "exec",
+    )
 
 
 def test_the_last_of_two_counts() -> None:
@@ -76,7 +83,9 @@ def test_a_pretended_mount_does_nothing() -> None:
     assert mount_arguments(["tank", "/mnt", "-f", "-o", "rw"]) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["tank"], ["a", "/b", "/c"], ["a", "/b", "-x"], ["a", "/b", "-N", "1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["tank"], ["a", "/b", "/c"], ["a", "/b", "-x"], ["a", "/b", "-N", "1"]]
+)
 def test_helper_arguments_that_cannot_be(arguments: list[str]) -> None:
     with pytest.raises(Invalid):
         mount_arguments(arguments)

@@ -16,9 +16,7 @@ STORE = StoreOptions(url="file:///store")
 
 def add(registry: Registry, name: str, volume_id: bytes = b"\x01" * 16) -> VolumeEntry:
     with registry.reserve(name) as reservation:
-        return reservation.commit(
-            volume_id=volume_id, store=STORE, created_unix_s=7, unsafe_no_fencing=False
-        )
+        return reservation.commit(volume_id=volume_id, store=STORE, created_unix_s=7, unsafe_no_fencing=False)
 
 
 @pytest.fixture

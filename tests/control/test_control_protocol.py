@@ -40,7 +40,9 @@ def test_result_and_progress_survive_the_wire() -> None:
     with pytest.raises(Invalid, match="not understood"):
         protocol.decode_result(result, SyncProgress)
     progress = SyncProgress(
-        backlog_bytes=5, upload_rate_bytes_s=1.5, store_health=StoreHealth(state="down", last_error="no route")
+        backlog_bytes=5,
+        upload_rate_bytes_s=1.5,
+        store_health=StoreHealth(state="down", last_error="no route"),
     )
     assert protocol.decode_line(protocol.encode_progress(progress)) == Progress(progress)
 

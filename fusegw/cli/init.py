@@ -1,4 +1,4 @@
-"""`fusegw init` and `fusegw ls-volumes`."""
+"""`fusegw init`: what is asked for on the command line; the order of doing it is in `creation`."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,9 @@ import msgspec
 from fusegw.cli import output
 from fusegw.cli.creation import Creation, create
 from fusegw.cli.secret_source import SecretFiles, first_secret, secret_options
-from fusegw.cli.session import Session, Site, common_options, json_option
+from fusegw.cli.session import Session, common_options, json_option
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import parse_size
-from fusegw.daemon.lock import present_holder
 from fusegw.daemon.process import harden
 from fusegw.errors import Invalid
 from fusegw.keys import DEFAULT_KDF, KdfParameters
@@ -104,39 +103,6 @@ def init(
             "\nRecovery key, shown only this once. Write it down and keep it in a safe place: it opens the "
             f"volume when the passphrase is lost.\n\n    {created.recovery_key}\n"
         )
-
-
-@click.command("ls-volumes")
-@json_option
-@common_options
-def ls_volumes(session: Session, as_json: bool) -> None:
-    """List the volumes of this host."""
-    site = session.site()
-    rows = [_row(site, name) for name in site.registry.volumes()]
-    if as_json:
-        output.print_json({"volumes": rows})
-    else:
-        output.print_table(
-            ("name", "number", "store", "mounted on"),
-            [
-                (str(r["name"]), str(r["number"]), str(r["store_url"]), str(r["mountpoint"] or "-"))
-                for r in rows
-            ],
-        )
-
-
-def _row(site: Site, name: str) -> dict[str, str | int | bool | None]:
-    entry = site.registry.get(name)
-    holder = present_holder(site.paths(name))
-    return {
-        "name": name,
-        "number": entry.number,
-        "volume_id": entry.volume_id,
-        "store_url": site.store_options(name).url,
-        "mounted": holder is not None,
-        "mountpoint": holder.mountpoint if holder else None,
-        "pid": holder.pid if holder else None,
-    }
 
 
 def _kdf(memory: str | None, iterations: int, lanes: int) -> KdfParameters:
