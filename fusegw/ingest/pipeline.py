@@ -58,18 +58,26 @@ class _Piece(msgspec.Struct, gc=False):
 
 
 class Job(msgspec.Struct):
-    """Ranges of one file on their way; `merge` places their extents."""
+    """Ranges of one file on their way; `merge` places their extents.
+
+    Its bytes are claimed from the cache budget by who made it; `claimed` of them the pack writer gives back,
+    the rest (holes, known chunks) is the maker's to give back after the merge.
+    """
 
     ranges: list[Range]
     merge: Merge
     lost: Callable[[FusegwError], None]
     """Told when the metadata is damaged where the data should go."""
     number: int = 0
+    claimed: int = 0
     pieces: list[list[_Piece]] | None = None
 
     @property
     def nbytes(self) -> int:
         return sum(len(part.data) for part in self.ranges)
+
+
+_Append = Callable[[Job, list[_Fresh]], list[Location]]
 
 
 class Pipeline:
@@ -137,10 +145,17 @@ class Pipeline:
             if self.bytes_in_flight > bytes_max and self.error is not None:
                 raise type(self.error)(str(self.error))
 
-    def store(self, ranges: Sequence[Range], merge: Merge) -> None:
-        """Encode and merge small ranges here and now, without a thread; raises as the pack writer does."""
-        encoded = [self._encode_range(part, self._append_now) for part in ranges]
-        self._enter(ranges, encoded, merge)
+    def store(self, job: Job) -> None:
+        """Encode and merge a small job here and now, without a thread.
+
+        Raises as the pack writer does; then nothing of it is in the index and it can be submitted.
+        """
+        job.pieces = [self._encode_range(job, part, self._append_now) for part in job.ranges]
+        try:
+            self._merge(job)
+        except BaseException:
+            job.pieces = None
+            raise
 
     def relocate(self, moves: dict[Location, Location]) -> None:
         """The pack writer sealed records anew elsewhere: rows and jobs follow."""
@@ -175,9 +190,9 @@ class Pipeline:
                 await trio.sleep(_RETRY_S)
 
     def _encode(self, job: Job) -> list[list[_Piece]]:
-        return [self._encode_range(part, self._append) for part in job.ranges]
+        return [self._encode_range(job, part, self._append) for part in job.ranges]
 
-    def _append(self, fresh: list[_Fresh]) -> list[Location]:
+    def _append(self, job: Job, fresh: list[_Fresh]) -> list[Location]:
         """In a worker thread, in portions small against what the writer may hold in memory."""
         locations = []
         portion: list[_Fresh] = []
@@ -185,24 +200,25 @@ class Pipeline:
         for chunk in fresh:
             portion.append(chunk)
             nbytes += len(chunk[1])
-            if nbytes >= _PORTION_BYTES:
-                locations += self._writer.append_many(portion)
+            if nbytes >= _PORTION_BYTES or chunk is fresh[-1]:
+                claimed = min(nbytes, job.nbytes - job.claimed)
+                locations += self._writer.append_many(portion, claimed=claimed)
+                job.claimed += claimed
                 portion, nbytes = [], 0
-        if portion:
-            locations += self._writer.append_many(portion)
         return locations
 
-    def _append_now(self, fresh: list[_Fresh]) -> list[Location]:
+    def _append_now(self, job: Job, fresh: list[_Fresh]) -> list[Location]:
         """On the loop, without waiting for the disk."""
         locations = []
         for chunk_id, raw in fresh:
-            location = self._writer.append_nowait(chunk_id, raw)
+            location = self._writer.append_nowait(chunk_id, raw, claimed=len(raw))
             if location is None:
                 raise Full("too much sealed data waits for the disk")
+            job.claimed += len(raw)
             locations.append(location)
         return locations
 
-    def _encode_range(self, part: Range, append: Callable[[list[_Fresh]], list[Location]]) -> list[_Piece]:
+    def _encode_range(self, job: Job, part: Range, append: _Append) -> list[_Piece]:
         cuts = part.cuts if part.cuts is not None else self._cutter.cut(part.data)
         view = memoryview(part.data)
         pieces = []
@@ -221,7 +237,7 @@ class Pipeline:
                 pieces.append(_Piece(length, chunk_id, None))
             position += length
         if fresh:
-            places = dict(zip((chunk_id for chunk_id, _ in fresh), append(fresh), strict=True))
+            places = dict(zip((chunk_id for chunk_id, _ in fresh), append(job, fresh), strict=True))
             for piece in pieces:
                 if piece.chunk_id is not None:
                     piece.location = places.get(piece.chunk_id)

@@ -45,13 +45,8 @@ AGE_MAX_S = 5.0
 class _Flight(msgspec.Struct, gc=False):
     """A job on its way, and the size the file was truncated to since."""
 
-    ranges: list[Range]
-    number: int = 0
+    job: Job
     clip: int = FILE_SIZE_MAX
-
-    @property
-    def nbytes(self) -> int:
-        return sum(len(part.data) for part in self.ranges)
 
 
 class _File:
@@ -180,7 +175,7 @@ class Files:
         # Bytes may settle while the index is read, but then they are both here and there.
         layers: list[tuple[int, bytes | bytearray | memoryview]] = []
         for flight in file.flights:
-            for part in flight.ranges:
+            for part in flight.job.ranges:
                 if part.offset < flight.clip:
                     layers.append((part.offset, memoryview(part.data)[: flight.clip - part.offset]))
         layers += [(run.start, bytes(run.data)) for run in runs]
@@ -245,7 +240,7 @@ class Files:
             return
         self._send(file)
         if file.flights:
-            await self._pipeline.merged(file.flights[-1].number)
+            await self._pipeline.merged(file.flights[-1].job.number)
 
     async def settle_all(self) -> None:
         """`settle` for every file."""
@@ -341,49 +336,49 @@ class Files:
             self._submit(file, batch)
 
     def _submit(self, file: _File, ranges: list[Range]) -> None:
-        flight = _Flight(ranges)
-        self._buffered -= flight.nbytes
+        self._pipeline.submit(self._launch(file, ranges))
+
+    def _launch(self, file: _File, ranges: list[Range]) -> Job:
+        """Ranges taken out of the file's runs become a job."""
+        job = Job(ranges, partial(self._merge, file), partial(self._lost, file))
+        self._buffered -= job.nbytes
         if not file.runs:
             self._dirty.pop(file.ino, None)
-        file.flights.append(flight)
-        flight.number = self._pipeline.submit(
-            Job(ranges, partial(self._merge, file, flight), partial(self._lost, file, flight))
-        )
+        file.flights.append(_Flight(job))
+        return job
 
     def _send_or_store(self, file: _File) -> None:
         """A closed file's data: a little is stored at once, more starts on its way."""
         if not file.runs:
             return
-        nbytes = file.runs.nbytes
-        if file.flights or nbytes > INLINE_BYTES or self._pipeline.error is not None:
+        if file.flights or file.runs.nbytes > INLINE_BYTES or self._pipeline.error is not None:
             self._send(file)
             return
-        runs = file.runs.take()
-        ranges = [Range(run.start, run.data) for run in runs]
+        job = self._launch(file, [Range(run.start, run.data) for run in file.runs.take()])
         try:
-            self._pipeline.store(ranges, partial(self._enter, file, ranges, FILE_SIZE_MAX))
+            self._pipeline.store(job)
         except (FusegwError, OSError):
-            for run in runs:
-                file.runs.write(run.start, run.data)
-            self._send(file)
-        else:
-            self._forget_buffered(file, nbytes)
+            self._pipeline.submit(job)
 
-    def _merge(self, file: _File, flight: _Flight, change: Change, placed: Placed) -> None:
-        file.flights.remove(flight)
+    def _merge(self, file: _File, change: Change, placed: Placed) -> None:
+        """The oldest flight has arrived."""
+        flight = file.flights.pop(0)
         try:
-            self._enter(file, flight.ranges, flight.clip, change, placed)
+            self._enter(file, flight.job.ranges, flight.clip, change, placed)
         except BaseException:
             file.flights.insert(0, flight)
             raise
-        self._pressure.release(flight.nbytes)
-        self._let_go(file)
+        self._landed(file, flight.job)
 
-    def _lost(self, file: _File, flight: _Flight, error: FusegwError) -> None:
-        file.flights.remove(flight)
-        for part in flight.ranges:
+    def _lost(self, file: _File, error: FusegwError) -> None:
+        """The oldest flight will never arrive."""
+        flight = file.flights.pop(0)
+        for part in flight.job.ranges:
             self._losses.add(file.ino, part.offset, part.offset + len(part.data), error)
-        self._pressure.release(flight.nbytes)
+        self._landed(file, flight.job)
+
+    def _landed(self, file: _File, job: Job) -> None:
+        self._pressure.release(job.nbytes - job.claimed)
         self._let_go(file)
 
     def _enter(self, file: _File, ranges: list[Range], clip: int, change: Change, placed: Placed) -> None:

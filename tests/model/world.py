@@ -1,7 +1,7 @@
 """A running volume and the reference, fed with the same operations and compared.
 
-Time stands still but for the reference's `now`, so nothing commits, ships or reaps by timer: what is durable is
-what the last `sync` saved, and a crash must bring back exactly that.
+Time stands still but for the reference's `now`, so nothing commits, ships or reaps by timer: what is
+durable is what the last `sync` saved, and a crash must bring back exactly that.
 """
 
 import math
@@ -263,8 +263,9 @@ class World:
                 listed = [(name, child.ino) for name, _, child in volume.namespace.readdir(ino, 0)]
                 assert listed == self.reference.readdir(ino), f"directory {ino}"
             elif node.mode >> 12 == 8:
-                assert inode.size == len(node.data), f"inode {ino} size {inode.size}, expected {len(node.data)}"
-                assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data), f"inode {ino} data"
+                assert inode.size == len(node.data), f"inode {ino} size {inode.size}, expected
+                {len(node.data)}" assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data),
+                f"inode {ino} data"
 
 
 Restart = Callable[[], Awaitable[None]]
