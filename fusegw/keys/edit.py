@@ -27,6 +27,7 @@ from fusegw.keys.volume import (
     generation_key,
     generations,
     read_volume,
+    sealed_generation,
     unlock,
 )
 from fusegw.store.base import ObjectStore
@@ -230,9 +231,7 @@ def _publish(store: ObjectStore, stored: StoredVolume, keys: VolumeKeys, changed
     number = stored.generation.generation + 1
     if number > gen.GENERATION_MAX:
         raise Invalid(f"{stored.what} is the last key generation there can be: move to a new volume")
-    data = gen.encode_generation(
-        msgspec.structs.replace(changed, generation=number), keys, stored.header_bytes
-    )
+    data = sealed_generation(msgspec.structs.replace(changed, generation=number), keys, stored.header_bytes)
     someone = f"someone else changed the keys of volume {stored.header.name!r} at the same moment"
     try:
         store.put(generation_key(number), data, create_only=True)

@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from fusegw.clock import Clock, Entropy
-from fusegw.errors import Busy, Corrupt, Exists, NotFound, WrongKey
+from fusegw.errors import Busy, Corrupt, Exists, Invalid, NotFound, WrongKey
 from fusegw.keys import generation as gen
 from fusegw.keys.generation import Feature, Features, KeyGeneration
 from fusegw.keys.header import (
@@ -139,7 +139,7 @@ def create_volume(
         extensions={},
     )
     try:
-        store.put(generation_key(1), gen.encode_generation(first, keys, header_bytes), create_only=True)
+        store.put(generation_key(1), sealed_generation(first, keys, header_bytes), create_only=True)
     except Exists:
         raise Exists(
             f"another init created volume {name!r} at {store.url} just now: mount that one"
@@ -206,6 +206,21 @@ def read_volume(store: ObjectStore) -> StoredVolume:
     )
 
 
+def sealed_generation(generation: KeyGeneration, keys: VolumeKeys, header_bytes: bytes) -> bytes:
+    """The bytes of a generation, read back as a reader would before the store gets them.
+
+    What cannot be read again would lock everybody out: Invalid, before anything is written.
+    """
+    data = gen.encode_generation(generation, keys, header_bytes)
+    what = generation_key(generation.generation)
+    try:
+        decoded = gen.decode_generation(data, generation.generation, keys.volume_id, what)
+        gen.authenticate(data, decoded, keys.master_keys(), header_bytes, what)
+    except Corrupt as error:
+        raise Invalid(f"refused to write keys nobody could read: {error}; is the clock right?") from error
+    return data
+
+
 def generations(store: ObjectStore) -> list[int]:
     """Numbers of the key generations in the store, ascending; the last is the valid one.
 
@@ -270,6 +285,10 @@ def _claim(store: ObjectStore, name: str, clock: Clock, entropy: Entropy) -> tup
         return header, found
     header = VolumeHeader(entropy.token(VOLUME_ID_SIZE), name, clock.time_ns())
     encoded = encode_header(header)
+    try:
+        decode_header(encoded, VOLUME_OBJECT)
+    except Corrupt as error:
+        raise Invalid(f"refused to write a header nobody could read: {error}; is the clock right?") from error
     try:
         store.put(VOLUME_OBJECT, encoded, create_only=True)
     except Exists:

@@ -378,3 +378,15 @@ def test_header_names_are_checked_when_read() -> None:
     bad = framing.frame(b"FUSEGWV\0", msgspec.msgpack.encode(VolumeHeader(bytes(16), "../up", 0)))
     with pytest.raises(Corrupt, match="impossible volume name"):
         decode_header(bad, "volume")
+
+
+def test_nothing_is_written_that_could_not_be_read(bench, empty_store) -> None:
+    """A clock before 1970 makes a stamp no reader takes."""
+    before = bench.objects()
+    bench.clock.now_ns = -(10**18)
+    with pytest.raises(Invalid, match="clock"):
+        create_volume(empty_store, "v", bench.other, kdf=bench.kdf, **bench.chance)
+    with pytest.raises(Invalid, match="clock"):
+        add_slot(bench.store, bench.recovery, bench.other, label="", kdf=bench.kdf, **bench.chance)
+    assert list(empty_store.list()) == []
+    assert bench.objects() == before
