@@ -53,9 +53,12 @@ class DirectoryStore:
         self._create = create
         self._settled: set[str] = set()  # directories whose way up to the top this process has fsynced
         self.url = f"file://{self._top}"
-        if not os.path.isdir(self._top) and not create:
-            raise Unavailable(self._missing())
-        self._marked = os.path.isdir(self._staging)
+        if os.path.isfile(self._top):
+            raise Invalid(f"store {self.url}: it is a file, expected a directory")
+        with self._errors("", writing=True):
+            if not _is_directory(self._top) and not create:
+                raise Unavailable(self._missing())
+            self._marked = _is_directory(self._staging)
         self._sweep()
 
     def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
@@ -148,14 +151,10 @@ class DirectoryStore:
 
     def _mark(self) -> None:
         """Make `.staging`, and the top if that is wanted, in a directory not yet in use."""
-        missing = [
-            path for path in (self._top, *map(str, Path(self._top).parents)) if not os.path.isdir(path)
-        ]
-        if self._marked or (missing and not self._create):
+        if self._marked or not (self._create or _is_directory(self._top)):
             raise Unavailable(self._missing())
-        os.makedirs(self._top, 0o700, exist_ok=True)
-        for path in missing:
-            _fsync_directory(os.path.dirname(path))
+        for made in _make_directories(self._top):
+            _fsync_directory(os.path.dirname(made))
         with suppress(FileExistsError):
             os.mkdir(self._staging, 0o700)
 
@@ -167,7 +166,7 @@ class DirectoryStore:
             try:
                 place(staged, target)
             except FileNotFoundError:
-                os.makedirs(directory, 0o700, exist_ok=True)
+                _make_directories(directory)
                 place(staged, target)
         except FileExistsError:
             if not os.path.isfile(target):  # a file in the way of a directory, or the reverse
@@ -229,8 +228,11 @@ class DirectoryStore:
 
     def _expect_store(self) -> None:
         """Unavailable when the directory, or its mark once seen, is missing."""
-        missing = not os.path.isdir(self._staging) if self._marked else not os.path.isdir(self._top)
-        if missing and (self._marked or not self._create):
+        if self._marked:
+            found = _is_directory(self._staging)
+        else:
+            found = self._create or _is_directory(self._top)
+        if not found:
             raise Unavailable(self._missing())
 
     def _missing(self) -> str:
@@ -252,6 +254,8 @@ class DirectoryStore:
                 self._expect_store()
             except Unavailable as unavailable:
                 return unavailable
+            except OSError as blind:
+                return self._translate(blind, key, writing=writing)
             if not writing:
                 return NotFound(f"object {key} is not in {self.url}")
             if error.errno == errno.ENOENT:  # the staging file was swept, or a directory vanished, under us
@@ -292,6 +296,26 @@ def _expect_file(status: os.stat_result) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return status
+
+
+def _is_directory(path: str) -> bool:
+    """Unlike os.path.isdir, lets errors out that tell nothing of what is there: permission, a dead disk."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _make_directories(path: str) -> list[str]:
+    """Make `path` and what is missing above it, for the owner alone; those made, the topmost first."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return []
+    except FileNotFoundError:
+        above = _make_directories(os.path.dirname(path))
+        return above + _make_directories(path)
+    return [path]
 
 
 def _fsync_directory(path: str) -> None:

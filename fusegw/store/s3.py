@@ -91,8 +91,8 @@ class S3Store:
                 return self._body(reply, key, length)
             reply["Body"].close()
         if not given.startswith(f"bytes {offset}-"):
-            raise Invalid(
-                f"store {self.url}: the server ignores ranged reads, which fusegw needs ({given!r})"
+            raise Unavailable(
+                f"store {self.url}: a ranged read of object {key} got no range back ({given!r})"
             )
         raise Invalid(beyond_end(self.url, key, offset, length, None))
 
