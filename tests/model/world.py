@@ -263,9 +263,8 @@ class World:
                 listed = [(name, child.ino) for name, _, child in volume.namespace.readdir(ino, 0)]
                 assert listed == self.reference.readdir(ino), f"directory {ino}"
             elif node.mode >> 12 == 8:
-                assert inode.size == len(node.data), f"inode {ino} size {inode.size}, expected
-                {len(node.data)}" assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data),
-                f"inode {ino} data"
+                assert inode.size == len(node.data), f"inode {ino} size {inode.size}"
+                assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data), f"inode {ino} data"
 
 
 Restart = Callable[[], Awaitable[None]]
