@@ -1,0 +1,140 @@
+"""A real gateway on a directory store: the program itself, started and ended as an operator would."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fusegw.config import VolumePaths
+from fusegw.daemon import mountpoint
+from fusegw.daemon.lock import present_holder
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "tank"
+PASSPHRASE = "correct horse battery staple"
+CHEAP = ("--kdf-memory", "19M", "--kdf-iterations", "2", "--kdf-lanes", "1")
+COMMAND_TIMEOUT_S = 120
+END_TIMEOUT_S = 60
+
+
+class Gateway:
+    """One volume below `base`. `root` is where it is mounted; nothing is started before `mount`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.root = base / "mnt"
+        self.store = base / "store"
+        self.state = base / "state"
+        self.cache = base / "cache"
+        self._pids: set[int] = set()
+        self._passphrase_file = base / "passphrase"
+        self._passphrase_file.write_text(PASSPHRASE)
+        self._passphrase_file.chmod(0o600)
+        self.root.mkdir()
+        self.store.mkdir()
+        recovery = ("--recovery-key-file", base / "recovery")
+        self.command("init", NAME, "--store", f"file://{self.store}", *recovery, *CHEAP)
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        holder = present_holder(VolumePaths(self.state, NAME))
+        assert holder is not None, "no gateway is running"
+        return holder.pid
+
+    @property
+    def log(self) -> str:
+        return VolumePaths(self.state, NAME).log_file.read_text()
+
+    def run(self, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """A `fusegw` command, whatever it ends with."""
+        return subprocess.run(
+            [sys.executable, "-m", "fusegw.cli.main", *map(str, arguments)],
+            cwd=ROOT,
+            env={
+                "PATH": os.environ["PATH"],
+                "FUSEGW_CONFIG": str(self._config()),
+                "FUSEGW_STATE_DIR": str(self.state),
+                "FUSEGW_CACHE_DIR": str(self.cache),
+                "FUSEGW_PASSPHRASE_FILE": str(self._passphrase_file),
+            }
+            | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+
+    def command(self, *arguments: object, **environment: str) -> str:
+        """A `fusegw` command that succeeds; its output."""
+        done = self.run(*arguments, **environment)
+        assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.command("status", NAME, "--json"))
+        return report
+
+    def mount(self, *options: object, **environment: str) -> None:
+        """Mounted and ready on return."""
+        self.command("mount", NAME, self.root, *options, **environment)
+        self._pids.add(self.pid)
+
+    def umount(self) -> None:
+        """Unmounted, and the process has ended."""
+        self.command("umount", NAME)
+
+    def remount(self, *options: object) -> None:
+        self.umount()
+        self.mount(*options)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Signal the process and wait until it is gone."""
+        with ended(self.pid) as wait:
+            os.kill(self.pid, number)
+            wait()
+
+    def end(self) -> None:
+        """No process and no mount of this gateway is left, whatever happened before."""
+        holder = present_holder(VolumePaths(self.state, NAME))
+        if holder is not None and holder.pid in self._pids:
+            with contextlib.suppress(ProcessLookupError), ended(holder.pid) as wait:
+                os.kill(holder.pid, signal.SIGKILL)
+                wait()
+        place = str(self.root)
+        while (entry := mountpoint.mounted_on(place)) is not None and entry.fs_type == mountpoint.FS_TYPE:
+            mountpoint.unmount(place, lazy=True)
+
+    def _config(self) -> Path:
+        """An empty configuration, so that the host's own is not read."""
+        file = self.base / "config.toml"
+        file.touch()
+        return file
+
+
+class ended:
+    """`with ended(pid) as wait: …; wait()` returns when the process, no child of ours, has ended."""
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+
+    def __enter__(self) -> "ended":
+        return self
+
+    def __call__(self) -> None:
+        ready, _, _ = select.select([self._descriptor], [], [], END_TIMEOUT_S)
+        assert ready, f"the process has not ended within {END_TIMEOUT_S} s"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def drop_kernel_caches() -> None:
+    """Make the kernel forget names, inodes and pages, so that the next access asks the gateway."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
