@@ -4,17 +4,18 @@
 #   docker run --rm -it -v fusegw-state:/var/lib/fusegw -v /etc/fusegw:/etc/fusegw fusegw \
 #       init tank --store s3://bucket/tank --recovery-key-file /etc/fusegw/tank.recovery
 #   docker run -d --name tank --stop-timeout 330 \
-#       --device /dev/fuse --cap-drop ALL --cap-add SYS_ADMIN --cap-add DAC_READ_SEARCH --cap-add DAC_OVERRIDE \
+#       --device /dev/fuse --cap-drop ALL --cap-add SYS_ADMIN --cap-add DAC_READ_SEARCH \
 #       --security-opt apparmor=unconfined \
 #       -v fusegw-state:/var/lib/fusegw -v fusegw-cache:/var/cache/fusegw -v /etc/fusegw:/etc/fusegw:ro \
 #       -v /srv/fusegw:/mnt:rshared fusegw mount tank
 #
 # The mount is at /mnt/tank in the container and, by the rshared volume, at /srv/fusegw/tank on the host.
-# `docker stop` sends SIGTERM: the gateway unmounts, writes what it has to disk, uploads for at most five minutes and ends.
+# `docker stop` sends SIGTERM: the gateway unmounts, writes what it has to disk, uploads for at most five minutes.
 
 FROM debian:12-slim AS build
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev libfuse3-dev pkg-config python3 python3-dev python3-venv \
+    && apt-get install -y --no-install-recommends \
+        gcc libc6-dev libfuse3-dev pkg-config python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 RUN python3 -m venv /opt/fusegw
@@ -34,8 +35,8 @@ RUN ln -s /opt/fusegw/bin/fusegw /usr/local/bin/fusegw \
     && install -d -m 0700 /var/lib/fusegw /var/cache/fusegw \
     && install -d /etc/fusegw /mnt
 VOLUME ["/var/lib/fusegw", "/var/cache/fusegw"]
-# Runs as root, with as few capabilities as the options above leave it: mounts made by others are forced to nosuid
-# and nodev, and a backup needs both.
+# Runs as root with the two capabilities named above, and no other: mount(2), allow_other and the kernel's read-ahead
+# need it. Every other command may run as any user that can read the state directory.
 # tini is process 1: it hands SIGTERM on and buries what the gateway leaves behind.
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/fusegw-container"]
 CMD ["mount"]
