@@ -21,6 +21,7 @@ from functools import partial
 
 import trio
 
+from cache.disk import Disk, OsDisk
 from fusegw.assembly import Runtime, Source, running_volume
 from fusegw.clock import Clock, SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings
@@ -49,16 +50,19 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 log = logging.getLogger(__name__)
 
 
-def run(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
-    """Serve the volume until it is unmounted; raises what kept it from being mounted, or ended it."""
+def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk | None = None) -> None:
+    """Serve the volume until it is unmounted; raises what kept it from being mounted, or ended it.
+
+    `disk` makes the system calls on cache files (default: the operating system's).
+    """
     sys.setswitchinterval(SWITCH_S)
     try:
-        trio.run(_gateway, settings, on_ready)
+        trio.run(_gateway, settings, on_ready, disk or OsDisk())
     except BaseExceptionGroup as group:
         raise _first(group) from group
 
 
-async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None]) -> None:
+async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk: Disk) -> None:
     clock, entropy = SystemClock(), SystemEntropy()
     store = open_store(settings.store, clock=clock, entropy=entropy)
     try:
@@ -72,6 +76,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None]) -> N
             clock=clock,
             entropy=entropy,
             free_bytes=_room_of(settings),
+            disk=disk,
         )
         async with running_volume(source) as runtime:
             failure = await _Mounted(settings, runtime, clock).serve(on_ready)
