@@ -63,7 +63,8 @@ def canonical(path: Path) -> str:
 def is_dead(path: str) -> bool:
     """Whether `path` is a FUSE mount that no process serves any more."""
     try:
-        os.stat(path)
+        # Not stat: the kernel would answer that from its attribute cache for long after.
+        os.statvfs(path)
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -77,7 +77,7 @@ def run_in_foreground(body: Body, *, debug: bool = False) -> None:
     """Run `body` here, logging to standard error; for service managers, containers and debugging."""
     os.umask(0o077)
     _log_to(logging.StreamHandler(), debug)
-    body(lambda: _log.info("ready"))
+    body(lambda: None)
 
 
 def _child(body: Body, pipe: int, log_file: Path, debug: bool) -> NoReturn:

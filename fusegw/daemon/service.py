@@ -5,11 +5,13 @@ the mount point; make the directories; run the gateway. The lock is given back b
 ends, so "the lock is free" means that everything the gateway had accepted is safe on this host's disks.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from fusegw import __version__
 from fusegw.clock import Clock
 from fusegw.config import GatewaySettings, VolumePaths
 from fusegw.control.client import ControlClient
@@ -19,6 +21,8 @@ from fusegw.errors import Busy, Denied, NotFound
 from fusegw.registry import Registry
 
 POLL_S = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 class Gateway(Protocol):
@@ -47,9 +51,11 @@ def serve_volume(
 
     def ready() -> None:
         registry.set_mounted(settings.volume)
+        _log.info("volume %s is mounted on %s (fusegw %s)", settings.volume, place, __version__)
         on_ready()
 
     gateway(settings, on_ready=ready)
+    _log.info("volume %s is unmounted", settings.volume)
 
 
 def stop_volume(

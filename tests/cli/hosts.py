@@ -61,8 +61,15 @@ class Host:
         return Done(code, *self._capture())
 
     def spawn(self, *arguments: object, **environment: str) -> Done:
+        return self._spawn(self.command(*arguments), **environment)
+
+    def real(self, *arguments: object, **environment: str) -> Done:
+        """As a program around the gateway itself."""
+        return self._spawn([sys.executable, "-m", "fusegw.cli.main", *map(str, arguments)], **environment)
+
+    def _spawn(self, command: Sequence[str], **environment: str) -> Done:
         done = subprocess.run(
-            self.command(*arguments),
+            command,
             env=self.environment(**environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,

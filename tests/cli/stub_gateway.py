@@ -150,6 +150,7 @@ async def serve_mount(settings: GatewaySettings, on_ready: Callable[[], None], e
             attributes.st_ino = inode
             attributes.st_mode = stat.S_IFDIR | 0o755
             attributes.st_nlink = 2
+            attributes.attr_timeout = 3600.0  # the kernel's cache outlives the gateway
             return attributes
 
         async def opendir(self, inode: int, ctx: object) -> int:

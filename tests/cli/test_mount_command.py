@@ -203,7 +203,7 @@ def test_a_foreground_mount_ends_by_signal(tank: Host) -> None:
             text=True,
         ) as process:
             assert process.stderr is not None
-            assert "ready" in process.stderr.readline()
+            assert f"is mounted on {tank.mountpoint}" in process.stderr.readline()
             holder = present_holder(tank.paths())
             assert holder is not None and holder.pid == process.pid
             process.send_signal(end)

@@ -1,0 +1,138 @@
+"""The commands with the gateway itself and the kernel: a day of a volume, what keeps one from being mounted."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.cli.hosts import CHEAP, Done, Host
+
+pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def tank(host: Host) -> Host:
+    assert host.init().code == 0
+    return host
+
+
+def mount(host: Host, *more: object, **environment: str) -> Done:
+    return host.real("mount", "tank", host.mountpoint, "--cache-size", "128M", *more, **environment)
+
+
+def assert_refused(host: Host, done: Done, code: int, message: str) -> None:
+    assert (done.code, message in done.err) == (code, True), done
+    assert done.err.startswith("fusegw: error: ") and done.err.count("\n") == 1 and done.out == ""
+    assert not os.path.ismount(host.mountpoint)
+
+
+def test_a_volumes_day(tank: Host) -> None:
+    assert (done := mount(tank)).code == 0, done
+    content = os.urandom(3 << 20)
+    file = tank.mountpoint / "file"
+    file.write_bytes(content)
+    done = tank.run("sync", "--wait", "--json")
+    assert done.code == 0 and done.json()["complete"] is True
+    status = tank.run("status", "--json").json()
+    assert status["backlog_bytes"] == 0 and status["oldest_unshipped_s"] is None
+    assert status["epoch"] == 1 and status["logical_bytes"] == len(content)
+    assert isinstance(status["stored_bytes"], int) and status["stored_bytes"] >= len(content)
+    stats = tank.run("cache", "stats", "--json").json()
+    assert stats["budget_bytes"] == 128 << 20 and stats["dirty_bytes"] == 0
+    freed = tank.run("cache", "drop", "--json").json()["freed_bytes"]
+    assert isinstance(freed, int) and freed >= len(content)
+    assert tank.run("cache", "stats", "--json").json()["used_bytes"] == 0
+    assert tank.real("umount", "tank").code == 0
+    assert mount(tank).code == 0
+    assert file.read_bytes() == content
+    status = tank.run("status", "--json").json()
+    assert status["epoch"] == 2
+    os.kill(int(str(status["pid"])), signal.SIGKILL)
+    assert (done := mount(tank)).code == 0, done
+    assert file.read_bytes() == content
+    assert tank.real("umount", tank.mountpoint).code == 0
+    assert not any(tank.mountpoint.iterdir())
+
+
+def test_a_wrong_passphrase(tank: Host) -> None:
+    wrong = tank.write(tank.base / "wrong", "wrong")
+    assert_refused(tank, mount(tank, "--passphrase-file", wrong), 6, "opens no slot of volume 'tank'")
+
+
+def test_an_unknown_format(tank: Host) -> None:
+    (tank.store / "tank" / "volume").write_bytes(b"FUSEGWV\x00" + b"\xff" * 100)
+    assert_refused(tank, mount(tank), 7, "volume")
+
+
+def test_something_else_entirely(tank: Host) -> None:
+    (tank.store / "tank" / "volume").write_bytes(b"a file of somebody else")
+    done = mount(tank)
+    assert done.code in (7, 11), done
+    assert_refused(tank, done, done.code, "volume")
+
+
+def test_a_prefix_that_belongs_to_another_volume(tank: Host) -> None:
+    assert tank.init("pond").code == 0
+    tank.config(f'[volumes.tank]\nstore = "file://{tank.store}/pond"\n')
+    before = tank.tree(tank.store)
+    assert_refused(tank, mount(tank), 3, f"file://{tank.store}/pond")
+    assert tank.tree(tank.store) == before
+
+
+def test_a_store_that_is_gone(tank: Host) -> None:
+    tank.store.rename(tank.base / "moved")
+    done = mount(tank)
+    assert done.code in (4, 9), done
+    assert_refused(tank, done, done.code, str(tank.store))
+    assert not tank.store.exists()
+    Path(tank.base / "moved").rename(tank.store)
+    assert mount(tank).code == 0
+
+
+def test_a_store_that_is_empty(tank: Host) -> None:
+    for path in sorted((tank.store / "tank").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    assert_refused(tank, mount(tank), 9, "there is no volume")
+
+
+def test_a_mount_through_mount_8s_helper(tank: Host) -> None:
+    done = tank.real("fusegw#tank", tank.mountpoint, "-o", "rw,noatime,nodev,cache_size=128M,_netdev")
+    assert (done.code, done.err) == (0, ""), done
+    table = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    (entry,) = (fields for fields in table if fields[1] == str(tank.mountpoint))
+    assert entry[0] == "tank" and entry[2] == "fuse.fusegw" and "noatime" in entry[3]
+    assert tank.real("umount", "tank").code == 0
+
+
+def test_read_only(tank: Host) -> None:
+    assert mount(tank, "-o", "ro").code == 0
+    assert tank.run("status", "--json").json()["read_only"] is True
+    with pytest.raises(OSError, match="Read-only"):
+        (tank.mountpoint / "file").touch()
+    assert tank.real("umount", "tank").code == 0
+
+
+@pytest.mark.slow
+def test_an_s3_store_that_cannot_be_reached(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host.init().code == 0
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        host.config(f'[volumes.tank.store]\nurl = "s3://bucket"\nendpoint_url = "{endpoint}"\nregion = "x"\n')
+        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y"}
+        assert_refused(host, mount(host, **keys), 4, endpoint)
+
+
+def test_keys_change_under_a_mount(tank: Host) -> None:
+    assert mount(tank).code == 0
+    new = tank.write(tank.base / "new", "another passphrase")
+    assert tank.run("key", "passwd", "--new-passphrase-file", new).code == 0
+    (tank.mountpoint / "file").write_text("still writable")
+    assert tank.run("sync", "--wait").code == 0
+    assert tank.real("umount", "tank").code == 0
+    assert mount(tank).code == 6
+    assert mount(tank, "--passphrase-file", new).code == 0
+    assert (tank.mountpoint / "file").read_text() == "still writable"
+    assert tank.init("pond", *CHEAP).code == 0
