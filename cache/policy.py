@@ -56,7 +56,7 @@ class S3Fifo:
     def insert(self, key: int, fingerprint: int, *, proven: bool = False) -> int:
         """A block became resident; returns its slot. `key` < 2**64 comes back from `evict`.
 
-        `proven` puts it into the main queue at once (what a restart finds has earned its place).
+        `proven` puts it into the main queue at once.
         """
         if self._free:
             slot = self._free.pop()
@@ -71,6 +71,22 @@ class S3Fifo:
         self._link(slot, _MAIN if self._recall(fingerprint) or proven else _SMALL)
         self._remember(slot)
         return slot
+
+    def restore(self, keys: range) -> range:
+        """Blocks that survived a restart join the main queue (they had earned a place); their slots."""
+        first, count = len(self._keys), len(keys)
+        slots = range(first, first + count)
+        last = self._previous[_MAIN]
+        self._keys.extend(keys)
+        self._marks.extend(bytes([_IN_MAIN]) * count)
+        self._next.extend(slots[1:])
+        self._next.append(_MAIN)
+        self._previous.append(last)
+        self._previous.extend(slots[:-1])
+        self._next[last] = first
+        self._previous[_MAIN] = slots[-1]
+        self._counts[_MAIN] += count
+        return slots
 
     def touch(self, slot: int) -> None:
         """The block in `slot` was read."""

@@ -7,6 +7,8 @@ a power loss turned into zeros are not noticed here; they fail authentication wh
 
 import os
 from collections.abc import Collection, Container
+from dataclasses import dataclass
+from operator import attrgetter
 
 from cache.disk import Disk
 from cache.errors import CacheUnsuitable
@@ -37,12 +39,22 @@ def probe(disk: Disk, directory: str, block_bytes: int) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file of a stored pack with its whole blocks as [first, end) stretches."""
+
+    modified_ns: int
+    name: str
+    size: int
+    stretches: list[tuple[int, int]]
+
+
 def rebuild(space: Space, *, pinned: Collection[str], known: Container[str]) -> None:
     """Take over the files below `space`.
 
     Raises CacheUnsuitable when a directory or a pinned file cannot be read.
     """
-    clean: list[tuple[int, str, int, list[int]]] = []
+    clean: list[_Found] = []
     try:
         for shard in (f"{number:02x}" for number in range(256)):
             directory = space.directory(shard)
@@ -53,15 +65,15 @@ def rebuild(space: Space, *, pinned: Collection[str], known: Container[str]) -> 
                     _take_pinned(space, name)
                 elif not (ours and name in known and _examine(space, name, clean)):
                     space.disk.unlink(os.path.join(directory, name))
-        space.disk.fsync_dir(os.path.dirname(space.directory("00")))
+        space.disk.fsync_dir(space.directory(""))
     except OSError as error:
         raise CacheUnsuitable(
             f"cache directory below {space.directory('')} cannot be read ({error}): "
             "mend the disk or the permissions; it may hold data that is not in the store yet"
         ) from error
     # The order of the last writes is the nearest thing left to the order of use.
-    for _, name, size, blocks in sorted(clean):
-        _take_clean(space, name, size, blocks)
+    for found in sorted(clean, key=attrgetter("modified_ns")):
+        space.restore(space.add(found.name), found.size, found.stretches)
 
 
 def _take_pinned(space: Space, name: str) -> None:
@@ -73,33 +85,26 @@ def _take_pinned(space: Space, name: str) -> None:
     space.pin(space.add(name), size)
 
 
-def _examine(space: Space, name: str, found: list[tuple[int, str, int, list[int]]]) -> bool:
+def _examine(space: Space, name: str, clean: list[_Found]) -> bool:
     """Find the whole blocks of a stored pack and free its torn ones; False if it is good for nothing."""
     step = space.block_bytes
+    stretches = []
     try:
         fd = space.disk.open(space.path(name), os.O_RDWR)
         try:
             state = space.disk.stat(fd)
-            blocks: list[int] = []
             for start, end in space.disk.data_ranges(fd):
                 first = -(-start // step)
                 stop = -(-end // step) if end >= state.st_size else end // step
-                blocks.extend(range(first, stop))
-                for torn in {start // step, (end - 1) // step} - set(range(first, stop)):
-                    space.disk.punch(fd, torn * step, step)
+                if first < stop:
+                    stretches.append((first, stop))
+                for torn in {start // step, (end - 1) // step}:
+                    if not first <= torn < stop:
+                        space.disk.punch(fd, torn * step, step)
         finally:
             space.disk.close(fd)
     except OSError:
         return False
-    if blocks:
-        found.append((state.st_mtime_ns, name, state.st_size, blocks))
-    return bool(blocks)
-
-
-def _take_clean(space: Space, name: str, size: int, blocks: list[int]) -> None:
-    file = space.add(name)
-    file.size = size
-    file.extend(blocks[-1] + 1)
-    for block in blocks:
-        space.ledger.clean += file.charge(block)
-        space.admit(file, block, proven=True)
+    if stretches:
+        clean.append(_Found(state.st_mtime_ns, name, state.st_size, stretches))
+    return bool(stretches)

@@ -10,6 +10,7 @@ give it up in between, as `Condition.wait` does: look again at whatever was read
 import os
 import re
 import threading
+from array import array
 
 from cache.blocks import ABSENT, BUSY, Handle, PackFile, allocated, runs
 from cache.disk import Disk
@@ -99,6 +100,16 @@ class Space:
         key = file.serial << _BLOCK_BITS | block
         file.slots[block] = self.policy.insert(key, file.fingerprint(block), proven=proven)
         file.present += 1
+
+    def restore(self, file: PackFile, size: int, stretches: list[tuple[int, int]]) -> None:
+        """A file just added holds the blocks [first, end) of each stretch of a stored pack."""
+        file.size = size
+        file.extend(stretches[-1][1])
+        base = file.serial << _BLOCK_BITS
+        for first, end in stretches:
+            file.slots[first:end] = array("I", self.policy.restore(range(base | first, base | end)))
+            file.present += end - first
+            self.ledger.clean += (end - first - 1) * self.block_bytes + file.charge(end - 1)
 
     def take(self, file: PackFile, first: int, end: int) -> list[int]:
         """Take the clean blocks in [first, end) out of the policy, to be freed: they are BUSY now."""

@@ -75,6 +75,31 @@ def test_fill_makes_room_or_does_nothing(open_cache: OpenCache) -> None:
     assert cache.stats().blocks == 1
 
 
+def use(cache: PackCache, name: str, blocks: int) -> int:
+    """Read every block of a pack once, in four parts, fetching what is missing; the number of misses."""
+    misses = 0
+    for start in range(0, blocks * BLOCK, BLOCK):
+        if cache.read(name, start, BLOCK // 4) is None:
+            misses += 1
+            cache.fill(name, start, content(name, blocks * BLOCK)[start : start + BLOCK])
+        for part in range(1, 4):
+            cache.read(name, start + part * BLOCK // 4, BLOCK // 4)
+    return misses
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(3, True), (1, False)])
+def test_what_is_read_again_survives_a_scan_of_ten_times_the_budget(
+    open_cache: OpenCache, rounds: int, kept: bool
+) -> None:
+    cache = open_cache(256 * BLOCK)
+    for _ in range(rounds):
+        use(cache, NAME, 64)
+    for number in range(2, 42):
+        use(cache, pack_name(number), 64)
+    # Control: what was read only once is gone.
+    assert use(cache, NAME, 64) == (0 if kept else 64)
+
+
 def test_fill_leaves_pinned_packs_alone(open_cache: OpenCache) -> None:
     cache = open_cache()
     fd = cache.create(NAME)
@@ -262,3 +287,19 @@ def test_a_reader_keeps_its_descriptor_while_the_file_goes(open_cache: OpenCache
     disk.before["pread"] = cache.drop
     assert cache.read(NAME, 0, 10) is None
     assert disk.open_now == 0
+
+
+def test_a_pack_turning_out_longer_while_room_is_made_is_not_mixed_up(
+    open_cache: OpenCache, tmp_path: Path
+) -> None:
+    disk, step = HookedDisk(), 4 * BLOCK
+    data = content(NAME, 8 * step)
+    cache = open_cache(8 * step, disk=disk, block_bytes=step)
+    cache.fill(pack_name(2), 0, content(pack_name(2), 8 * step))
+    # A short fill, wrong about the end of the pack, comes in between.
+    disk.before["punch"] = lambda: cache.fill(NAME, step, data[step : step + 100])
+    cache.fill(NAME, 0, data[: 3 * step])
+    for start, count in cache.missing(NAME, 0, 3 * step):
+        cache.fill(NAME, start, data[start : start + count])
+    assert cache.read(NAME, 0, 3 * step) == data[: 3 * step]
+    assert cache.stats().used_bytes == allocated_on_disk(tmp_path / "cache")

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from cache import PackCache
 from tests.cache.conftest import BLOCK, OpenCache
-from tests.cache.disks import HookedDisk, allocated_on_disk, content, pack_name
+from tests.cache.disks import HookedDisk, StoppedClock, allocated_on_disk, content, pack_name
 
 SIZE = 9 * BLOCK + 123
 BUDGET = 40 * BLOCK
@@ -87,15 +88,34 @@ def test_readers_and_writers_at_once(open_cache: OpenCache, tmp_path: Path) -> N
     assert stats.used_bytes == stats.files == stats.blocks == disk.open_now == 0
 
 
+class AnnouncingClock(StoppedClock):
+    """Tells when another thread than the first has asked, that is, when it is about to count what is free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = threading.get_ident()
+        self.asked = threading.Event()
+
+    def __call__(self) -> float:
+        if threading.get_ident() != self.first:
+            self.asked.set()
+        return super().__call__()
+
+
 def test_claims_wait_for_room_that_others_are_freeing(open_cache: OpenCache) -> None:
-    disk = HookedDisk()
-    cache = open_cache(BUDGET, disk=disk)
+    disk, clock = HookedDisk(), AnnouncingClock()
+    cache = open_cache(BUDGET, disk=disk, monotonic=clock)
     for number in range(4):
         cache.fill(pack_name(number), 0, content(pack_name(number), 10 * BLOCK))
+    futures = []
+
+    def claim_from_another_thread() -> None:
+        futures.append(pool.submit(cache.reserve, 10 * BLOCK))
+        assert clock.asked.wait(60)
+
     with ThreadPoolExecutor(1) as pool:
-        futures = []
-        # While this thread has taken every clean block and not yet freed it, another one claims room.
-        disk.before["unlink"] = lambda: futures.append(pool.submit(cache.reserve, 10 * BLOCK))
-        assert cache.reserve(30 * BLOCK)
+        # This thread has taken every clean block out, and has freed none of them yet.
+        disk.before["unlink"] = claim_from_another_thread
+        assert cache.reserve(BUDGET - 10 * BLOCK)
         assert futures[0].result()
     assert cache.stats().reserved_bytes == BUDGET
