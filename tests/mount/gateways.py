@@ -23,16 +23,23 @@ END_TIMEOUT_S = 60
 
 
 class Gateway:
-    """One volume below `base`. `root` is where it is mounted; nothing is started before `mount`."""
+    """One volume below `base`. `root` is where it is mounted; nothing is started before `mount`.
 
-    def __init__(self, base: Path) -> None:
+    `module` is what runs as `fusegw`.
+    """
+
+    def __init__(self, base: Path, *, module: str = "fusegw.cli.main") -> None:
+        self._module = module
         self.base = base
         self.root = base / "mnt"
         self.store = base / "store"
         self.state = base / "state"
         self.cache = base / "cache"
         self._pids: set[int] = set()
+        self._config_file = base / "config.toml"
         self._passphrase_file = base / "passphrase"
+        # Of its own, though empty, so that the host's is not read.
+        self.configure("")
         self._passphrase_file.write_text(PASSPHRASE)
         self._passphrase_file.chmod(0o600)
         self.root.mkdir()
@@ -51,14 +58,18 @@ class Gateway:
     def log(self) -> str:
         return VolumePaths(self.state, NAME).log_file.read_text()
 
+    def configure(self, text: str) -> None:
+        """The configuration file of the next commands."""
+        self._config_file.write_text(text)
+
     def run(self, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
         """A `fusegw` command, whatever it ends with."""
         return subprocess.run(
-            [sys.executable, "-m", "fusegw.cli.main", *map(str, arguments)],
+            [sys.executable, "-m", self._module, *map(str, arguments)],
             cwd=ROOT,
             env={
                 "PATH": os.environ["PATH"],
-                "FUSEGW_CONFIG": str(self._config()),
+                "FUSEGW_CONFIG": str(self._config_file),
                 "FUSEGW_STATE_DIR": str(self.state),
                 "FUSEGW_CACHE_DIR": str(self.cache),
                 "FUSEGW_PASSPHRASE_FILE": str(self._passphrase_file),
@@ -109,12 +120,6 @@ class Gateway:
         place = str(self.root)
         while (entry := mountpoint.mounted_on(place)) is not None and entry.fs_type == mountpoint.FS_TYPE:
             mountpoint.unmount(place, lazy=True)
-
-    def _config(self) -> Path:
-        """An empty configuration, so that the host's own is not read."""
-        file = self.base / "config.toml"
-        file.touch()
-        return file
 
 
 class ended:
