@@ -1,4 +1,6 @@
-"""`fusegw` over a `NotingDisk`: FUSEGW_TEST_NOTES names the notes, FUSEGW_TEST_NO_SYNC leaves the syncs out."""
+"""`fusegw` over a `NotingDisk`: FUSEGW_TEST_NOTES names the notes, FUSEGW_TEST_NO_SYNC leaves the syncs
+out.
+"""
 
 import os
 import sys

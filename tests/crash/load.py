@@ -1,7 +1,7 @@
 """Writers on a mount that is going to die, and what must be there afterwards.
 
-Each writer has a directory of its own. It keeps, per file, the contents that may be found: exactly the one its last
-returned fsync confirmed, or one whose fsync had not returned when the mount died.
+Each writer has a directory of its own. It keeps, per file, the contents that may be found: exactly the one
+its last returned fsync confirmed, or one whose fsync had not returned when the mount died.
 """
 
 import os
@@ -23,7 +23,9 @@ def content(seed: int, size: int) -> bytes:
 
 @dataclass
 class Writer:
-    """One thread's work. `possible` maps a name to the contents that are right, as lists of (seed, size) parts."""
+    """One thread's work. `possible` maps a name to the contents that are right, as lists of (seed, size)
+    parts.
+    """
 
     directory: Path
     seed: int

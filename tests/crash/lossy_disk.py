@@ -1,7 +1,7 @@
 """Power loss below the cache: a disk that notes what was synced, and what takes the rest away afterwards.
 
-The gateway runs over `NotingDisk` and is killed; `lose_unsynced` then does to its files what a power cut may do:
-bytes written after the last fdatasync are gone, and so is a new file whose directory was not synced.
+The gateway runs over `NotingDisk` and is killed; `lose_unsynced` then does to its files what a power cut may
+do: bytes written after the last fdatasync are gone, and so is a new file whose directory was not synced.
 """
 
 import json

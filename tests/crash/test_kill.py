@@ -1,7 +1,8 @@
-"""kill -9 at random moments under load: what an fsync confirmed is whole, the tree is consistent, the mount is back.
+"""kill -9 at random moments under load: what an fsync confirmed is whole, the tree is consistent, the mount
+is back.
 
-What was not synced is taken away after each kill, as a power cut would. FUSEGW_CRASH_ROUNDS and FUSEGW_CRASH_SEED choose
-how often and which; `-s` shows the time each mount took.
+What was not synced is taken away after each kill, as a power cut would. FUSEGW_CRASH_ROUNDS and
+FUSEGW_CRASH_SEED choose how often and which; `-s` shows the time each mount took.
 """
 
 import os
