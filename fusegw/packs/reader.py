@@ -73,22 +73,37 @@ class PackReader:
             for ref, raw in zip(refs, chunks, strict=True)
         ]
 
+    def read_local(self, refs: Sequence[ChunkRef]) -> list[bytes | None]:
+        """The chunks as far as memory and cache have them whole; never waits for the store."""
+        chunks: list[bytes | None] = []
+        for ref in refs:
+            sealed = self._sealed_local(ref)
+            try:
+                chunks.append(None if sealed is None else self._open(ref, sealed))
+            except Corrupt:
+                chunks.append(None)
+        return chunks
+
     def prefetch(self, refs: Sequence[ChunkRef]) -> None:
         """Bring what these chunks need from the store into the cache. Raises as `read`, but opens nothing."""
         self._fetch(refs)
 
     def _read_local(self, ref: ChunkRef) -> bytes | None:
         """The chunk if memory or the cache has its bytes."""
-        place = ref.location
-        sealed = None if ref.pack_size else self._peek(place)
+        sealed = self._sealed_local(ref)
         if sealed is None:
-            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
-            if sealed is None:
-                return None
+            return None
         try:
             return self._open(ref, sealed)
         except Corrupt as damage:
             return self._read_again(ref, damage)
+
+    def _sealed_local(self, ref: ChunkRef) -> bytes | None:
+        place = ref.location
+        sealed = None if ref.pack_size else self._peek(place)
+        if sealed is None:
+            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
+        return sealed
 
     def _fetch(self, refs: Sequence[ChunkRef]) -> dict[bytes, list[Fetched]]:
         """Fetch the blocks these chunks lack, pack by pack. An open pack is not in the store."""

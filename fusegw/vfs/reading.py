@@ -68,7 +68,8 @@ class Reading:
         *,
         read_ahead_bytes: int,
         decoded_bytes_max: int = 48 << 20,
-        threads: int = 4,
+        local_threads: int = 2,
+        remote_threads: int = 16,
     ) -> None:
         self._metadata = metadata
         self._chunks = chunks
@@ -76,7 +77,9 @@ class Reading:
         self._nursery = nursery
         self._read_ahead_bytes = read_ahead_bytes
         self._decoded_bytes_max = decoded_bytes_max
-        self._limiter = trio.CapacityLimiter(threads)
+        # Two kinds of threads, so that readers who wait for the store never hold up those who need not.
+        self._local = trio.CapacityLimiter(local_threads)
+        self._remote = trio.CapacityLimiter(remote_threads)
         self._decoded: OrderedDict[int, bytes] = OrderedDict()
         self._decoded_bytes = 0
         self._loads: dict[int, _Load] = {}
@@ -203,10 +206,15 @@ class Reading:
                 load.done.set()
 
     async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
-        raws = await trio.to_thread.run_sync(self._reader.read, refs, limiter=self._limiter)
+        raws = await trio.to_thread.run_sync(self._reader.read_local, refs, limiter=self._local)
+        absent = [ref for ref, raw in zip(refs, raws, strict=True) if raw is None]
+        fetched: list[bytes] = []
+        if absent:
+            fetched = await trio.to_thread.run_sync(self._reader.read, absent, limiter=self._remote)
+        rest = iter(fetched)
         for (number, load), raw in zip(loads.items(), raws, strict=True):
-            load.raw = raw
-            self._remember(number, raw)
+            load.raw = raw if raw is not None else next(rest)
+            self._remember(number, load.raw)
 
     def _reference(self, number: int) -> ChunkRef:
         change = self._metadata.change()
