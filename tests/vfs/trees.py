@@ -6,6 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
+
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import INODE, ROOT_INODE, XATTR, Inode
 from fusegw.vfs.attributes import Attributes
@@ -113,6 +115,14 @@ class Tree:
             for key, _ in list(change.scan(XATTR, (ino, b""), (ino + 1, b""))):
                 change.delete(XATTR, key)
             self.inodes.delete(change, ino)
+
+
+@contextmanager
+def failing(code: int) -> Iterator[None]:
+    """Expects an OSError of this errno."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert caught.value.errno == code
 
 
 @contextmanager
