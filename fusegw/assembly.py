@@ -92,27 +92,34 @@ class Source(msgspec.Struct, frozen=True):
     disk: Disk = msgspec.field(default_factory=OsDisk)
     unmount_wait_s: float = 300.0
     """Longest time an orderly end waits for uploads that get on."""
+    read_only: bool = False
+    """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
 
 
 @asynccontextmanager
 async def running_volume(source: Source) -> AsyncIterator[Runtime]:
-    """A volume open for writing in a new epoch, its tasks running.
+    """A volume open for writing in a new epoch, its tasks running; or open for reading in the epoch it is in.
 
-    Raises Busy (in use), Invalid (cache unusable), Corrupt, UnknownFormat, or what the store raises.
+    Raises Busy (in use), Invalid (cache unusable, or never written and read-only), Corrupt, UnknownFormat, or
+    what the store raises.
     """
     metadata = Metadata(source.meta_dir, size_max_bytes=source.tuning.metadata_limit_bytes)
     try:
-        epoch = _take_epoch(metadata, source)
+        epoch = _present_epoch(metadata, source) if source.read_only else _take_epoch(metadata, source)
         cache = await trio.to_thread.run_sync(_open_cache, metadata, source)
         try:
-            await trio.to_thread.run_sync(resume, metadata, cache, source.keys, source.store, source.entropy)
+            if not source.read_only:
+                await trio.to_thread.run_sync(
+                    resume, metadata, cache, source.keys, source.store, source.entropy
+                )
             async with trio.open_nursery() as nursery:
                 runtime, writer = _build(source, metadata, cache, epoch, nursery)
                 yield runtime
-                with trio.CancelScope(shield=True):
-                    await _finish(runtime, source.unmount_wait_s)
-                    for chunk_id, place in writer.take_damaged():
-                        log.error("chunk %s of pack %#x is lost", chunk_id.hex(), place.pack)
+                if not source.read_only:
+                    with trio.CancelScope(shield=True):
+                        await _finish(runtime, source.unmount_wait_s)
+                        for chunk_id, place in writer.take_damaged():
+                            log.error("chunk %s of pack %#x is lost", chunk_id.hex(), place.pack)
                 nursery.cancel_scope.cancel()
         finally:
             cache.close()
@@ -120,15 +127,22 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
         metadata.close()
 
 
-def _take_epoch(metadata: Metadata, source: Source) -> int:
-    """The next epoch, committed before anything is made in it."""
+def _present_epoch(metadata: Metadata, source: Source) -> int:
+    """The epoch of the last mount for writing, 0 before the first (which cannot be read-only)."""
     found = metadata.get(STATE, STATE_VOLUME_ID)
+    if found is None and source.read_only:
+        raise Invalid(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
     if found is not None and found != source.keys.volume_id:
         raise Invalid(
             f"the metadata in {source.meta_dir} belongs to volume {found.hex()}, the store holds volume "
             f"{source.keys.volume_id.hex()}; check the store's address and the state directory"
         )
-    epoch = metadata.number(STATE_EPOCH) + 1
+    return metadata.number(STATE_EPOCH)
+
+
+def _take_epoch(metadata: Metadata, source: Source) -> int:
+    """The next epoch, committed before anything is made in it."""
+    epoch = _present_epoch(metadata, source) + 1
     if epoch > EPOCH_MAX:
         raise Invalid(
             f"the volume was mounted {EPOCH_MAX} times, its numbers are used up; move to a new volume"
@@ -239,8 +253,11 @@ def _build(
         reaper=reaper,
         free_bytes=source.free_bytes,
     )
-    for task in (committer.run, pipeline.run, files.run, reaper.run, shipper.run):
+    for task in (committer.run, pipeline.run, files.run):
         nursery.start_soon(task)
+    if not source.read_only:
+        nursery.start_soon(reaper.run)
+        nursery.start_soon(shipper.run)
     runtime = Runtime(volume, metadata, cache, pipeline, committer, shipper, reading, health, usage, epoch)
     return runtime, writer
 

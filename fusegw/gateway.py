@@ -30,6 +30,7 @@ from fusegw.daemon import mountpoint
 from fusegw.errors import FusegwError, Invalid, UnknownFormat
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
+from fusegw.fuse.read_only import ReadOnlyOperations
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.keys.volume import open_volume
 from fusegw.service import Service
@@ -76,6 +77,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
             clock=clock,
             entropy=entropy,
             free_bytes=_room_of(settings),
+            read_only=settings.options.read_only,
             disk=disk,
         )
         async with running_volume(source) as runtime:
@@ -124,8 +126,9 @@ class _Mounted:
         self._settings = settings
         self._place = str(settings.mountpoint)
         options = settings.options
+        operations = ReadOnlyOperations if options.read_only else Operations
         self._session = Session(
-            Operations(runtime.volume, volume_number=settings.volume_number),
+            operations(runtime.volume, volume_number=settings.volume_number),
             settings.mountpoint,
             fsname=options.fsname,
             allow_other=options.allow_other,

@@ -102,7 +102,11 @@ class Service:
         return CacheDropReply(freed_bytes=await trio.to_thread.run_sync(self._runtime.cache.drop))
 
     async def sync(self, *, wait: bool) -> SyncReply:
-        """Everything into packs and on its way; with `wait`, into the store."""
+        """Everything into packs and on its way; with `wait`, into the store. Read-only there is nothing to
+        do.
+        """
+        if self._settings.options.read_only:
+            return SyncReply(complete=not self._backlog(), backlog_bytes=self._backlog())
         if wait:
             await self._runtime.volume.barrier()
             return SyncReply(complete=True, backlog_bytes=self._backlog())

@@ -214,13 +214,15 @@ def test_a_read_only_mount_changes_nothing(gateway: Gateway) -> None:
 
     before = snapshot()
     epoch = None
-    for _ in range(2):
+    for access in ("ro", "rw"):
         gateway.mount("--read-only")
         status = gateway.status()
         assert status["read_only"] is True
         assert epoch in (None, status["epoch"])
         epoch = status["epoch"]
         check(gateway, contents)
+        # The second time it is the gateway itself that has to refuse.
+        subprocess.run(["mount", "-i", "-o", f"remount,{access}", gateway.root], check=True)
         for refused in (
             lambda: (gateway.root / "new").touch(),
             lambda: (gateway.root / "file 1").write_bytes(b""),
