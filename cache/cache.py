@@ -22,6 +22,7 @@ a miss or wrong bytes, never an exception, except where a method says OSError.
 import errno
 import os
 from collections.abc import Callable, Collection, Container
+from dataclasses import asdict
 from pathlib import Path
 
 from cache.blocks import PackFile, allocated, runs
@@ -32,7 +33,7 @@ from cache.lock import lock_directory
 from cache.policy import FIRST_SLOT, S3Fifo
 from cache.rebuild import probe, rebuild
 from cache.space import Space
-from cache.stats import CacheStats
+from cache.stats import CacheStats, Counters
 
 _EVICT_AHEAD_BLOCKS = 16
 _READ_ATTEMPTS = 3
@@ -70,7 +71,7 @@ class PackCache:
         self._lock_file = lock_directory(self.disk, top)
         self._block_bytes = block_bytes
         self._ahead_bytes = min(_EVICT_AHEAD_BLOCKS * block_bytes, budget_bytes // 32)
-        self._hits = self._misses = self._hit_bytes = self._miss_bytes = self._fills = 0
+        self._counters = Counters()
         try:
             if disk_reserve_bytes is None:
                 disk_reserve_bytes = max(64 << 20, self.disk.total_bytes(top) // 100)
@@ -88,6 +89,7 @@ class PackCache:
                 ledger=self._ledger,
                 policy=S3Fifo(budget_bytes // block_bytes),
                 handles=Handles(descriptors_max),
+                counters=self._counters,
             )
             probe(self.disk, top, block_bytes)
             rebuild(self._space, pinned=pinned, known=known)
@@ -224,8 +226,8 @@ class PackCache:
                 surplus = self._space.handles.release(handle)
                 undisturbed = file.epoch == epoch
                 if undisturbed and len(data) == length:
-                    self._hits += 1
-                    self._hit_bytes += length
+                    self._counters.hits += 1
+                    self._counters.hit_bytes += length
             self._space.close(surplus)
             if undisturbed:
                 if len(data) == length:
@@ -233,8 +235,8 @@ class PackCache:
                 self.invalidate(name, offset, length)
                 break
         with self._space.lock:
-            self._misses += 1
-            self._miss_bytes += length
+            self._counters.misses += 1
+            self._counters.miss_bytes += length
         return None
 
     def read_pinned(self, name: str, size: int) -> bytes | None:
@@ -315,7 +317,7 @@ class PackCache:
             return
         with self._space.lock:
             self._space.settle(file, blocks)
-            self._fills += len(blocks)
+            self._counters.fills += len(blocks)
 
     def invalidate(self, name: str, offset: int, length: int) -> None:
         """These bytes are bad: forget the blocks they lie in.
@@ -382,17 +384,11 @@ class PackCache:
                 pinned_bytes=ledger.pinned,
                 reserved_bytes=ledger.reserved,
                 clean_bytes=ledger.clean,
-                hits=self._hits,
-                misses=self._misses,
-                hit_bytes=self._hit_bytes,
-                miss_bytes=self._miss_bytes,
-                fills=self._fills,
-                evictions=space.evictions,
-                evicted_bytes=space.evicted_bytes,
                 files=len(space.files),
                 pinned_files=sum(file.pinned for file in space.files.values()),
                 blocks=len(space.policy),
                 disk_free_bytes=ledger.disk_free,
+                **asdict(self._counters),
             )
 
     def _present(self, file: PackFile, offset: int, end: int) -> bool:

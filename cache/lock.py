@@ -31,10 +31,12 @@ class DirectoryLock:
 
 
 def lock_directory(disk: Disk, directory: str) -> DirectoryLock:
-    """Make the cache directory (0700) if need be and lock it. Raises CacheUnsuitable, CacheInUse."""
+    """Make the cache directory (0700) durably and lock it. Raises CacheUnsuitable, CacheInUse."""
     try:
         disk.make_dir(os.path.join(directory, "packs"))
         os.chmod(directory, 0o700)
+        disk.fsync_dir(directory)
+        disk.fsync_dir(os.path.dirname(os.path.abspath(directory)))
         return DirectoryLock(directory)
     except OSError as error:
         raise CacheUnsuitable(

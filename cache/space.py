@@ -17,6 +17,7 @@ from cache.disk import Disk
 from cache.handles import Handles
 from cache.ledger import Ledger
 from cache.policy import FIRST_SLOT, S3Fifo
+from cache.stats import Counters
 
 EVICTION_BATCH_BLOCKS = 64
 """Most blocks taken out of the policy before the lock is given up to punch them."""
@@ -34,17 +35,24 @@ class Space:
     """Pack files of one directory `root`, cut into blocks of `block_bytes`."""
 
     def __init__(
-        self, disk: Disk, root: str, block_bytes: int, *, ledger: Ledger, policy: S3Fifo, handles: Handles
+        self,
+        disk: Disk,
+        root: str,
+        block_bytes: int,
+        *,
+        ledger: Ledger,
+        policy: S3Fifo,
+        handles: Handles,
+        counters: Counters,
     ) -> None:
         self.disk = disk
         self.block_bytes = block_bytes
         self.ledger = ledger
         self.policy = policy
         self.handles = handles
+        self.counters = counters
         self.lock = threading.Lock()
         self.files: dict[str, PackFile] = {}
-        self.evictions = 0
-        self.evicted_bytes = 0
         self._root = root
         self._settled = threading.Condition(self.lock)
         self._in_flight = 0
@@ -236,8 +244,8 @@ class Space:
                 self.remove(file)
         self.ledger.clean -= freed
         if evicted:
-            self.evictions += sum(len(blocks) for file, blocks in victims.items() if file in done)
-            self.evicted_bytes += freed
+            self.counters.evictions += sum(len(blocks) for file, blocks in victims.items() if file in done)
+            self.counters.evicted_bytes += freed
         self._end_flight()
         # Two threads may each have freed a part and left the whole to nobody.
         empty = [file for file, blocks in victims.items() if blocks and file in done and not file.dying]

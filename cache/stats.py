@@ -3,6 +3,19 @@
 from dataclasses import dataclass
 
 
+@dataclass(slots=True)
+class Counters:
+    """What happened since the cache was opened. The cache's lock guards it."""
+
+    hits: int = 0
+    misses: int = 0
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    fills: int = 0
+    evictions: int = 0
+    evicted_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CacheStats:
     """Sizes are bytes on disk (rounded up to 4 KiB) now; counters run since the cache was opened."""

@@ -186,7 +186,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCacheModel = CacheMachine.TestCase
 TestCacheModel.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,

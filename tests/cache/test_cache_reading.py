@@ -77,11 +77,11 @@ def test_fill_makes_room_or_does_nothing(open_cache: OpenCache) -> None:
 
 def use(cache: PackCache, name: str, blocks: int) -> int:
     """Read every block of a pack once, in four parts, fetching what is missing; the number of misses."""
-    misses = 0
+    misses, data = 0, content(name, blocks * BLOCK)
     for start in range(0, blocks * BLOCK, BLOCK):
         if cache.read(name, start, BLOCK // 4) is None:
             misses += 1
-            cache.fill(name, start, content(name, blocks * BLOCK)[start : start + BLOCK])
+            cache.fill(name, start, data[start : start + BLOCK])
         for part in range(1, 4):
             cache.read(name, start + part * BLOCK // 4, BLOCK // 4)
     return misses
