@@ -90,7 +90,7 @@ def mount(
 @click.command("umount")
 @click.argument("target", metavar="NAME|MOUNTPOINT", shell_complete=complete_volume)
 @click.option("--lazy", is_flag=True, help="Detach now, even if files are in use, and do not wait.")
-@click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for the gateway to end.")
+@click.option("--timeout", default=600.0, show_default=True, help="Seconds to wait for the gateway to end.")
 @common_options
 def umount(session: Session, target: str, lazy: bool, timeout: float) -> None:
     """Unmount a volume.

@@ -1,7 +1,7 @@
 """Where a volume's secret comes from: a file, the environment, a service manager's credential, or a prompt.
 
 Looked at in this order, the first that is there counts: `--passphrase-file` or `--key-file`;
-FUSEGW_PASSPHRASE_FILE; FUSEGW_PASSPHRASE (removed from the environment at once, so that no child sees it);
+FUSEGW_PASSPHRASE_FILE; FUSEGW_PASSPHRASE (wiped from the environment at once, so that no child sees it);
 `passphrase_file` or `key_file` of the volume's configuration; `$CREDENTIALS_DIRECTORY/fusegw-passphrase`
 (systemd); a prompt on the terminal. Never an argument: those are seen by everybody in the process list.
 
@@ -9,6 +9,7 @@ A passphrase file or prompt may also hold the recovery key. One line end at the 
 not part of it; a key file is taken byte for byte.
 """
 
+import ctypes
 import os
 import stat
 import sys
@@ -71,7 +72,7 @@ def first_secret(
 
 def replacing_secret(files: SecretFiles, environ: MutableMapping[str, str]) -> Secret:
     """A further secret for an existing volume: the files named, FUSEGW_NEW_PASSPHRASE, or asked for twice."""
-    text = environ.pop("FUSEGW_NEW_PASSPHRASE", "")
+    text = _take(environ, "FUSEGW_NEW_PASSPHRASE")
     found = _from_files(files)
     if found is None and text:
         found = Secret.typed(text)
@@ -96,7 +97,7 @@ def _from_sources(
     files: SecretFiles, config: VolumeConfig, environ: MutableMapping[str, str]
 ) -> Secret | None:
     """The first source that is there, without asking anybody."""
-    text = environ.pop("FUSEGW_PASSPHRASE", "")
+    text = _take(environ, "FUSEGW_PASSPHRASE")
     found = _from_files(files)
     if found is None and (named := environ.get("FUSEGW_PASSPHRASE_FILE")):
         found = _from_files(SecretFiles(passphrase_file=Path(named)))
@@ -113,6 +114,18 @@ def _from_sources(
         credential = Path(directory) / CREDENTIAL
         found = _from_files(SecretFiles(passphrase_file=credential)) if credential.exists() else None
     return found
+
+
+def _take(environ: MutableMapping[str, str], name: str) -> str:
+    """The variable's value, which is gone afterwards: for children, and from /proc/PID/environ."""
+    if not environ.get(name):
+        return ""
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    address = libc.getenv(os.fsencode(name))
+    if address:
+        ctypes.memset(address, ord("x"), len(ctypes.string_at(address)))
+    return environ.pop(name)
 
 
 def _from_files(files: SecretFiles) -> Secret | None:

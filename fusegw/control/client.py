@@ -29,6 +29,30 @@ TIMEOUT_S = 30.0
 _Reply = TypeVar("_Reply")
 
 
+def connect(socket_file: Path, timeout_s: float) -> socket.socket:
+    """A connection, through the directory's descriptor: a socket address holds 107 bytes only."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        directory = os.open(socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{directory}/{socket_file.name}")
+        finally:
+            os.close(directory)
+    except OSError as error:
+        connection.close()
+        raise _refusal(socket_file, error) from None
+    return connection
+
+
+def _refusal(socket_file: Path, error: OSError) -> FusegwError:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+        return NotFound(f"volume {socket_file.stem!r} is not mounted: no gateway listens on {socket_file}")
+    if isinstance(error, PermissionError):
+        return Denied(f"control socket {socket_file}: permission denied; run this as the gateway's user")
+    return Unavailable(f"control socket {socket_file} cannot be reached: {error.strerror}")
+
+
 class ControlClient:
     """Asks the gateway behind `socket_file`, named for its volume; `timeout_s` bounds the silence between
     two lines.
@@ -37,9 +61,16 @@ class ControlClient:
     Unavailable when it stays silent, and whatever the gateway answers.
     """
 
-    def __init__(self, socket_file: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        socket_file: Path,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        connect: Callable[[Path, float], socket.socket] = connect,
+    ) -> None:
         self._socket_file = socket_file
         self._timeout_s = timeout_s
+        self._connect = connect
 
     def status(self) -> StatusReply:
         return self._ask(Request(method="status"), StatusReply)
@@ -64,8 +95,11 @@ class ControlClient:
         on_progress: Callable[[SyncProgress], None] | None = None,
     ) -> _Reply:
         try:
-            with self._connect() as connection:
-                connection.sendall(protocol.encode_request(request))
+            with self._connect(self._socket_file, self._timeout_s) as connection:
+                try:
+                    connection.sendall(protocol.encode_request(request))
+                except BrokenPipeError:
+                    pass  # refused before it was asked: the reason is there to be read
                 for line in self._lines(connection):
                     if isinstance(line, Progress):
                         if on_progress is not None:
@@ -82,31 +116,6 @@ class ControlClient:
         except OSError as error:
             raise Unavailable(f"the gateway behind {self._socket_file} hung up: {error.strerror}") from None
         raise Unavailable(f"the gateway behind {self._socket_file} ended before it answered; see its log")
-
-    def _connect(self) -> socket.socket:
-        """A connection, through the directory's descriptor: a socket address holds 107 bytes only."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(self._timeout_s)
-        try:
-            directory = os.open(self._socket_file.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                connection.connect(f"/proc/self/fd/{directory}/{self._socket_file.name}")
-            finally:
-                os.close(directory)
-        except OSError as error:
-            connection.close()
-            raise self._refused(error) from None
-        return connection
-
-    def _refused(self, error: OSError) -> FusegwError:
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-            name = self._socket_file.stem
-            return NotFound(f"volume {name!r} is not mounted: no gateway listens on {self._socket_file}")
-        if isinstance(error, PermissionError):
-            return Denied(
-                f"control socket {self._socket_file}: permission denied; run this as the gateway's user"
-            )
-        return Unavailable(f"control socket {self._socket_file} cannot be reached: {error.strerror}")
 
     def _lines(self, connection: socket.socket) -> Iterator[protocol.Line]:
         pending = bytearray()

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.cli.hosts import CHEAP, Done, Host
+from tests.plugins.s3servers import S3Server
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -85,3 +86,40 @@ def test_no_credentials(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     done = init(host, "http://127.0.0.1:1")
     assert done.code == 5, done
     assert_nothing_was_written(host, done)
+
+
+def test_a_bucket_that_does_not_exist(host: Host, moto_server: S3Server) -> None:
+    options = moto_server.options(bucket="never-made")
+    done = init(host, moto_server.endpoint_url, "--store", options.url)
+    assert done.code == 9 and "never-made" in done.err, done
+    assert_nothing_was_written(host, done)
+
+
+def test_a_private_authority_must_be_named(host: Host, moto_tls_server: S3Server) -> None:
+    url = moto_tls_server.options().url
+    done = init(host, moto_tls_server.endpoint_url, "--store", url)
+    assert done.code in (3, 4, 5), done
+    assert_nothing_was_written(host, done)
+    bundle = moto_tls_server.ca_bundle
+    assert init(host, moto_tls_server.endpoint_url, "--store", url, "--ca-bundle", bundle).code == 0
+    assert host.run("key", "verify").code == 0
+
+
+def test_a_prefix_is_a_volumes_own(host: Host, moto_server: S3Server) -> None:
+    url = moto_server.options().url
+    assert init(host, moto_server.endpoint_url, "--store", url).code == 0
+    other = host.base / "other-state"
+    host.recovery.unlink()
+    done = init(host, moto_server.endpoint_url, "--store", url, "--state-dir", other)
+    assert done.code == 8 and "holds volume 'tank' already" in done.err
+    assert not other.exists() and not host.recovery.exists()
+
+
+def test_a_server_that_ignores_conditions_needs_consent(host: Host, rclone_server: S3Server) -> None:
+    url = rclone_server.options().url
+    done = init(host, rclone_server.endpoint_url, "--store", url)
+    assert done.code == 3 and "--unsafe-no-fencing" in done.err, done
+    assert not host.recovery.exists() and host.run("ls-volumes", "--json").json() == {"volumes": []}
+    done = init(host, rclone_server.endpoint_url, "--store", url, "--unsafe-no-fencing")
+    assert done.code == 0, done
+    assert host.run("key", "verify").code == 0

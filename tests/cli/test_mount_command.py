@@ -166,6 +166,8 @@ def test_the_gateways_process_is_hardened(tank: Host) -> None:
     holder = present_holder(tank.paths())
     assert holder is not None
     process = Path(f"/proc/{holder.pid}")
+    environment = (process / "environ").read_bytes()
+    assert b"FUSEGW_STATE_DIR" in environment and PASSPHRASE.encode() not in environment
     limits = (process / "limits").read_text()
     assert "Max core file size        0                    0" in limits
     assert process.joinpath("cwd").readlink() == Path("/")

@@ -1,6 +1,7 @@
-"""The commands with the gateway itself and the kernel: a day of a volume, what keeps one from being mounted."""
+"""The commands with the gateway itself and the kernel: from init to remount, and what stops a mount."""
 
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.hosts import CHEAP, Done, Host
+from tests.plugins.s3servers import S3Server
 
 pytestmark = pytest.mark.mount
 
@@ -136,3 +138,21 @@ def test_keys_change_under_a_mount(tank: Host) -> None:
     assert mount(tank, "--passphrase-file", new).code == 0
     assert (tank.mountpoint / "file").read_text() == "still writable"
     assert tank.init("pond", *CHEAP).code == 0
+
+
+def test_a_volume_in_s3(host: Host, moto_server: S3Server) -> None:
+    options = moto_server.options()
+    store = ("--store", options.url, "--endpoint-url", moto_server.endpoint_url, "--region", "us-east-1")
+    assert host.run("init", "tank", *store, "--recovery-key-file", host.recovery, *CHEAP).code == 0
+    keys = {"AWS_ACCESS_KEY_ID": moto_server.access_key, "AWS_SECRET_ACCESS_KEY": moto_server.secret_key}
+    assert (done := mount(host, **keys)).code == 0, done
+    content = os.urandom(1 << 20)
+    (host.mountpoint / "file").write_bytes(content)
+    assert host.run("sync", "--wait").code == 0
+    assert host.real("umount", "tank").code == 0
+    shutil.rmtree(host.cache)
+    assert mount(host, **keys).code == 0
+    assert (host.mountpoint / "file").read_bytes() == content
+    stats = host.run("cache", "stats", "--json").json()
+    assert isinstance(stats["misses"], int) and stats["misses"] > 0
+    assert host.real("umount", "tank").code == 0

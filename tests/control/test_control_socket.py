@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from fusegw.control import protocol, server
-from fusegw.control.client import ControlClient
+from fusegw.control.client import ControlClient, connect
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
@@ -162,6 +162,21 @@ async def test_strangers_are_refused(socket_file: Path) -> None:
     async with serving(socket_file, FakeGateway(), lambda connection: stranger) as client:
         with pytest.raises(Denied, match="only root"):
             await trio.to_thread.run_sync(client.status)
+
+
+def test_a_refusal_is_read_even_if_the_question_no_longer_got_through(socket_file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as refusing:
+        refusing.bind(str(socket_file))
+        refusing.listen()
+
+        def refused_at_once(path: Path, timeout_s: float) -> socket.socket:
+            connection = connect(path, timeout_s)
+            with refusing.accept()[0] as other:
+                other.sendall(protocol.encode_failure(Denied("only root")))
+            return connection
+
+        with pytest.raises(Denied, match="only root"):
+            ControlClient(socket_file, connect=refused_at_once).status()
 
 
 async def test_root_is_not_refused(socket_file: Path) -> None:
