@@ -27,7 +27,6 @@ from fusegw.meta.layers import Layer, Rows, new_layer, overlay
 K = TypeVar("K")
 V = TypeVar("V")
 _ABSENT: Any = object()
-_MAP_SIZE = 1 << 40
 _RESERVE_NAME = "reserve"
 
 
@@ -85,17 +84,30 @@ class Metadata:
 
     `size_max_bytes` is the soft limit for pages in use: above it `full` is true and operations that add
     rows are to be refused; deletions still commit. A preallocated reserve beside the data file is given up
-    when the disk is full, so that deletions commit there as well.
+    when the disk is full, so that deletions commit there as well. `map_size_bytes` is address space only: it
+    cannot grow under live readers, so it is far above any limit.
     """
 
-    def __init__(self, directory: Path, *, size_max_bytes: int, reserve_bytes: int = 16 << 20) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        size_max_bytes: int,
+        reserve_bytes: int = 16 << 20,
+        map_size_bytes: int = 1 << 40,
+    ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._size_max_bytes = size_max_bytes
         self._reserve_bytes = reserve_bytes
         try:
             self._env = lmdb.open(
-                str(directory), map_size=_MAP_SIZE, max_dbs=32, mode=0o600, readahead=False, max_spare_txns=4
+                str(directory),
+                map_size=map_size_bytes,
+                max_dbs=32,
+                mode=0o600,
+                readahead=False,
+                max_spare_txns=4,
             )
         except lmdb.LockError as error:
             raise Busy(f"metadata index {directory} is in use: {error}") from None
@@ -113,6 +125,7 @@ class Metadata:
         self._pending = new_layer()
         self._frozen: Layer | None = None
         self._pending_rows = 0
+        self._kept_rows = 0
         self._reader = self._env.begin(buffers=False)
         self._check_version()
         self._keep_reserve()
@@ -133,7 +146,10 @@ class Metadata:
                 value = self._frozen[table.name].get(key, _ABSENT)
             if value is _ABSENT:
                 raw_key = table.encode_key(key)
-                stored = self._reader.get(raw_key, db=self._databases[table.name])
+                try:
+                    stored = self._reader.get(raw_key, db=self._databases[table.name])
+                except lmdb.Error as error:
+                    raise self._unreadable(table, error) from None
                 return None if stored is None else table.decode(key, raw_key, stored)
         found: V | None = value
         return found
@@ -171,8 +187,8 @@ class Metadata:
 
     @property
     def pending_rows(self) -> int:
-        """Upper bound of the rows not handed to a commit yet."""
-        return self._pending_rows
+        """Upper bound of the rows not handed to a commit yet, and of those a failed one has left."""
+        return self._pending_rows + self._kept_rows
 
     # changing
 
@@ -192,6 +208,7 @@ class Metadata:
         else:
             for name, rows in self._pending.items():
                 self._frozen[name].update(rows)
+            self._kept_rows = sum(map(len, self._frozen.values()))
         self._pending = new_layer()
         self._pending_rows = 0
         return True
@@ -220,6 +237,7 @@ class Metadata:
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
         self._frozen = None
+        self._kept_rows = 0
         self._used_bytes = self._measure()
 
     def unsaved(self, table: Table[K, V]) -> list[tuple[K, V]]:
@@ -255,19 +273,22 @@ class Metadata:
 
     def _scan_saved(self, table: Table[K, V], low: K, high: K, reverse: bool) -> Iterator[tuple[K, V | None]]:
         raw_low, raw_high = table.encode_key(low), table.encode_key(high)
-        with self._reader.cursor(db=self._databases[table.name]) as cursor:
-            if reverse:
-                found = cursor.prev() if cursor.set_range(raw_high) else cursor.last()
-                while found and (raw := cursor.key()) >= raw_low:
-                    key = table.decode_key(raw)
-                    yield key, table.decode(key, raw, cursor.value())
-                    found = cursor.prev()
-            else:
-                found = cursor.set_range(raw_low)
-                while found and (raw := cursor.key()) < raw_high:
-                    key = table.decode_key(raw)
-                    yield key, table.decode(key, raw, cursor.value())
-                    found = cursor.next()
+        try:
+            with self._reader.cursor(db=self._databases[table.name]) as cursor:
+                if reverse:
+                    found = cursor.prev() if cursor.set_range(raw_high) else cursor.last()
+                    while found and (raw := cursor.key()) >= raw_low:
+                        key = table.decode_key(raw)
+                        yield key, table.decode(key, raw, cursor.value())
+                        found = cursor.prev()
+                else:
+                    found = cursor.set_range(raw_low)
+                    while found and (raw := cursor.key()) < raw_high:
+                        key = table.decode_key(raw)
+                        yield key, table.decode(key, raw, cursor.value())
+                        found = cursor.next()
+        except lmdb.Error as error:
+            raise self._unreadable(table, error) from None
 
     def _write(self, layer: Layer) -> None:
         with self._env.begin(write=True) as writer:
@@ -292,6 +313,12 @@ class Metadata:
                 f"metadata index {self._directory} cannot grow: {error}; delete files or free disk space"
             )
         return Full(f"metadata index {self._directory} cannot be written: {error}; check the disk")
+
+    def _unreadable(self, table: Table[Any, Any], error: Exception) -> Corrupt:
+        return Corrupt(
+            f"table {table.name!r} of metadata index {self._directory} cannot be read: {error}; "
+            "restore the state directory from a copy"
+        )
 
     def _measure(self) -> int:
         pages = 0
