@@ -39,6 +39,11 @@ class NotingDisk(OsDisk):
         self._changing(fd)
         super().pwritev(fd, buffers, offset)
 
+    def ftruncate(self, fd: int, size: int) -> None:
+        self._changing(fd)
+        super().ftruncate(fd, size)
+        self._note("cut", _path(fd), size)
+
     def fdatasync(self, fd: int) -> None:
         if self._sync:
             size = self.stat(fd).st_size
@@ -71,6 +76,8 @@ def lose_unsynced(notes: Path) -> int:
             durable.setdefault(path, size)
         elif event == "synced":
             durable[path] = size
+        elif event == "cut":  # what is appended now is new, however long the file once was
+            durable[path] = min(durable[path], size)
         else:
             nameless = {new for new in nameless if os.path.dirname(new) != path}
     lost = 0
