@@ -1,0 +1,217 @@
+"""Rows as bytes: every table's rows come back as they were, keys sort as bytes like they do as values, sizes
+stay small, and a damaged row is never read as anything."""
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusegw.errors import Corrupt, UnknownFormat
+from fusegw.meta import schema
+from fusegw.meta.codec import Table
+from fusegw.meta.schema import (
+    CHUNK,
+    CHUNK_ID,
+    DIRENT,
+    EXTENT,
+    INODE,
+    PACK,
+    PACK_LOCAL,
+    POSITION,
+    REAP,
+    STATE,
+    XATTR,
+    Chunk,
+    Dirent,
+    Extent,
+    Inode,
+    Pack,
+    PackLocal,
+)
+from tests.meta.indexes import commit, open_index, underneath
+
+u8, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 32, 64))
+time_ns = st.integers(-(1 << 63), (1 << 63) - 1)
+ids = st.integers(1, (1 << 40) - 1)
+names = st.binary(min_size=1, max_size=255)
+_permissions = st.integers(0, 0o7777)
+
+
+def inodes(ino: int) -> st.SearchStrategy[Inode]:
+    """Inodes of every type, with what only that type has."""
+    common: dict[str, Any] = {
+        "ino": st.just(ino),
+        "generation": u32,
+        "nlink": u32,
+        "uid": u32,
+        "gid": u32,
+        "size": st.integers(0, (1 << 63) - 1),
+        "allocated": st.integers(0, (1 << 63) - 1),
+        "atime_ns": time_ns,
+        "mtime_ns": time_ns,
+        "ctime_ns": time_ns,
+        "flags": u32,
+    }
+    special: dict[int, dict[str, Any]] = {
+        stat.S_IFREG: {},
+        stat.S_IFIFO: {},
+        stat.S_IFSOCK: {},
+        stat.S_IFDIR: {"parent": u64, "next_cookie": u64, "entries": u64},
+        stat.S_IFLNK: {"target": st.binary(min_size=1, max_size=4095)},
+        stat.S_IFCHR: {"rdev": u64},
+        stat.S_IFBLK: {"rdev": u64},
+    }
+    return st.one_of(
+        st.builds(Inode, mode=_permissions.map(kind.__or__), **common, **more)
+        for kind, more in special.items()
+    )
+
+
+pair = st.tuples(ids, u64)
+named = st.tuples(ids, names)
+_packs = st.builds(
+    Pack,
+    st.binary(min_size=16, max_size=16),
+    u32,
+    st.binary(min_size=32, max_size=32),
+    u32,
+    u32,
+    u32,
+    u64,
+    st.sampled_from([b"", b"d" * 32]),
+)
+_chunks = st.builds(Chunk, st.binary(min_size=32, max_size=32), u64, u32, u32, u32, u32, u8, u32)
+
+TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
+    "state": (STATE, names, st.binary(max_size=100)),
+    "inode": (INODE, ids, inodes),
+    "dirent": (DIRENT, named, st.builds(Dirent, ids, u64, u8)),
+    "position": (POSITION, pair, names),
+    "xattr": (XATTR, named, st.binary(max_size=1000)),
+    "extent": (EXTENT, pair, st.builds(Extent, u64, u64, u32)),
+    "chunk": (CHUNK, u64, _chunks),
+    "chunk_id": (CHUNK_ID, st.binary(min_size=16, max_size=16), u64),
+    "pack": (PACK, u64, _packs),
+    "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns)),
+    "reap": (REAP, ids, u64),
+}
+"""Each table with its keys and its values (for inodes: the values of a key)."""
+
+
+def _row(data: st.DataObject, name: str) -> tuple[Table[Any, Any], Any, Any]:
+    table, keys, values = TABLES[name]
+    key = data.draw(keys)
+    return table, key, data.draw(values(key) if callable(values) else values)
+
+
+def test_every_table_is_covered() -> None:
+    assert [table for table, _, _ in TABLES.values()] == list(schema.TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+def test_rows_come_back_as_they_were(name: str, data: st.DataObject) -> None:
+    table, key, value = _row(data, name)
+    raw_key = table.encode_key(key)
+    assert table.decode_key(raw_key) == key
+    assert table.decode(key, raw_key, table.encode(raw_key, value)) == value
+    assert len(raw_key) <= 511, "longest key LMDB takes"
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+def test_keys_sort_alike_as_values_and_as_bytes(name: str, data: st.DataObject) -> None:
+    table, keys, _ = TABLES[name]
+    some = data.draw(st.lists(keys, max_size=10))
+    assert [table.decode_key(raw) for raw in sorted(map(table.encode_key, some))] == sorted(some)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@given(data=st.data())
+def test_any_flipped_bit_is_damage(name: str, data: st.DataObject) -> None:
+    table, key, value = _row(data, name)
+    raw_key = table.encode_key(key)
+    stored = bytearray(table.encode(raw_key, value))
+    bit = data.draw(st.integers(0, len(stored) * 8 - 1))
+    stored[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(Corrupt, match=table.name):
+        table.decode(key, raw_key, bytes(stored))
+
+
+@pytest.mark.parametrize("stored", [b"", b"\0\0\0"])
+def test_a_row_too_short_for_its_checksum_is_damage(stored: bytes) -> None:
+    with pytest.raises(Corrupt):
+        STATE.decode(b"key", b"key", stored)
+
+
+def test_a_row_moved_to_another_key_or_table_is_damage() -> None:
+    stored = POSITION.encode(POSITION.encode_key((1, 3)), b"name")
+    assert POSITION.decode((1, 3), POSITION.encode_key((1, 3)), stored) == b"name"
+    with pytest.raises(Corrupt):
+        POSITION.decode((1, 4), POSITION.encode_key((1, 4)), stored)
+    with pytest.raises(Corrupt):
+        EXTENT.decode((1, 3), EXTENT.encode_key((1, 3)), stored)
+
+
+def test_a_small_file_takes_little_room() -> None:
+    """One inode, name, position, extent and chunk with their keys: what a million small files multiply."""
+    name = b"a-usual-name.txt"
+    rows: list[tuple[Table[Any, Any], Any, Any]] = [
+        (INODE, 5, Inode(5, 1, stat.S_IFREG | 0o644, 1, 0, 0, 10, 10, 1, 1, 1)),
+        (DIRENT, (1, name), Dirent(5, 3, 8)),
+        (POSITION, (1, 3), name),
+        (EXTENT, (5, 0), Extent(10, 1, 0)),
+        (CHUNK, 1, Chunk(bytes(32), 1, 0, 0, 50, 10, 1, 1)),
+        (CHUNK_ID, bytes(16), 1),
+    ]
+    total = 0
+    for table, key, value in rows:
+        raw_key = table.encode_key(key)
+        total += len(raw_key) + len(table.encode(raw_key, value))
+    assert total <= 300
+
+
+def test_damage_in_the_file_is_found_by_get_and_by_scan(tmp_path: Path) -> None:
+    metadata = open_index(tmp_path)
+    with metadata.change() as change:
+        for cookie in (3, 4, 5):
+            change.put(POSITION, (1, cookie), b"name %d" % cookie)
+    commit(metadata)
+    metadata.close()
+    with underneath(tmp_path, "position") as transaction:
+        raw_key = POSITION.encode_key((1, 4))
+        stored = bytearray(transaction.get(raw_key))
+        stored[0] ^= 1
+        transaction.put(raw_key, bytes(stored))
+    metadata = open_index(tmp_path)
+    try:
+        assert metadata.get(POSITION, (1, 3)) == b"name 3"
+        for read in (
+            lambda: metadata.get(POSITION, (1, 4)),
+            lambda: list(metadata.scan(POSITION, (1, 0), (2, 0))),
+            lambda: list(metadata.scan(POSITION, (1, 0), (2, 0), reverse=True)),
+        ):
+            with pytest.raises(Corrupt, match="'position'"):
+                read()
+        assert len(list(metadata.scan(POSITION, (1, 5), (2, 0)))) == 1
+    finally:
+        metadata.close()
+
+
+def test_an_index_of_another_schema_is_refused(tmp_path: Path) -> None:
+    metadata = open_index(tmp_path)
+    with metadata.change() as change:
+        change.put(STATE, schema.STATE_SCHEMA, (schema.SCHEMA_VERSION + 1).to_bytes(8, "big"))
+    commit(metadata)
+    metadata.close()
+    with pytest.raises(UnknownFormat, match="schema 2"):
+        open_index(tmp_path)
+
+
+def test_what_is_no_index_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"something else" * 1000)
+    with pytest.raises(Corrupt, match="cannot be opened"):
+        open_index(tmp_path)
