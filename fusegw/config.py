@@ -269,7 +269,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     allow_other: bool = False
     """Other users than the one who mounts may look in (permission bits decide)."""
     read_only: bool = False
-    """Nothing can be changed through the mount."""
+    """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
     fsname: str = "fusegw"
     """First column of /proc/mounts."""
     kernel_options: tuple[str, ...] = ()

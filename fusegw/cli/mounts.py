@@ -27,7 +27,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Options as mount(8) takes them.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to standard error.")
 @click.option("--cache-size", metavar="SIZE", help="Budget of the cache, such as 10G.  [FUSEGW_CACHE_SIZE]")
-@click.option("--read-only", is_flag=True, help="Nothing can be changed through the mount.")
+@click.option("--read-only", is_flag=True, help="Write nothing, neither to the metadata nor to the store.")
 @click.option(
     "--passphrase-file", type=_FILE, help="Read the passphrase from here.  [FUSEGW_PASSPHRASE_FILE]"
 )

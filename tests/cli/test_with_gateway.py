@@ -109,11 +109,20 @@ def test_a_mount_through_mount_8s_helper(tank: Host) -> None:
 
 
 def test_read_only(tank: Host) -> None:
-    assert mount(tank, "-o", "ro").code == 0
-    assert tank.run("status", "--json").json()["read_only"] is True
-    with pytest.raises(OSError, match="Read-only"):
-        (tank.mountpoint / "file").touch()
+    assert_refused(tank, mount(tank, "-o", "ro"), 3, "mount the volume for writing first")
+    assert mount(tank).code == 0
+    (tank.mountpoint / "file").write_text("content")
+    assert tank.run("sync", "--wait").code == 0
     assert tank.real("umount", "tank").code == 0
+    stored = tank.tree(tank.store)
+    assert mount(tank, "-o", "ro").code == 0
+    status = tank.run("status", "--json").json()
+    assert status["read_only"] is True and status["epoch"] == 1
+    assert (tank.mountpoint / "file").read_text() == "content"
+    with pytest.raises(OSError, match="Read-only"):
+        (tank.mountpoint / "other").touch()
+    assert tank.real("umount", "tank").code == 0
+    assert tank.tree(tank.store) == stored
 
 
 @pytest.mark.slow
