@@ -11,8 +11,8 @@ One backup reader asks for each block several times in a row (a block holds seve
 record is read in several requests). Such a burst counts as one use: a block among the last
 `window` blocks used earns nothing by further hits. Without it every scan would look hot.
 
-Memory: 17 bytes per resident block in the arrays, 4 in `PackFile.slots`, 4 for the ghost table:
-25 bytes per MiB cached with blocks of 1 MiB (the record of the pack adds about 700 bytes per pack).
+Memory: 17 bytes per resident block, 4 per block of capacity for the ghost table, and about 550 bytes per
+pack for its record: 40 bytes per MiB cached with blocks of 1 MiB and packs of 32 MiB.
 
 No I/O and no lock of its own; the cache's lock guards it.
 """

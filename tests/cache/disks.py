@@ -9,11 +9,12 @@ from cache import Buffer, OsDisk
 
 
 class HookedDisk(OsDisk):
-    """A real disk that calls `before[name]()` once and fails where `failing` says so."""
+    """A real disk that calls `before[name]()` and `after_open()` once, and fails where `failing` says so."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before: dict[str, Callable[[], None]] = {}
+        self.before: dict[str, Callable[[], object]] = {}
+        self.after_open: Callable[[], object] | None = None
         self.failing: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.open_now = 0
@@ -35,6 +36,9 @@ class HookedDisk(OsDisk):
         fd = super().open(path, flags)
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
+        hook, self.after_open = self.after_open, None
+        if hook is not None:
+            hook()
         return fd
 
     def close(self, fd: int) -> None:

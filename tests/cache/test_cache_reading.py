@@ -303,3 +303,13 @@ def test_a_pack_turning_out_longer_while_room_is_made_is_not_mixed_up(
         cache.fill(NAME, start, data[start : start + count])
     assert cache.read(NAME, 0, 3 * step) == data[: 3 * step]
     assert cache.stats().used_bytes == allocated_on_disk(tmp_path / "cache")
+
+
+def test_a_descriptor_opened_just_before_its_file_went_is_closed(open_cache: OpenCache) -> None:
+    disk = HookedDisk()
+    cache = open_cache(disk=disk, descriptors_max=1)
+    fetch(cache, 0, SIZE)
+    cache.fill(pack_name(2), 0, b"x" * BLOCK)  # takes the only descriptor kept open
+    disk.after_open = cache.drop
+    assert cache.read(NAME, 0, 10) is None
+    assert disk.open_now == cache.stats().files == 0

@@ -119,3 +119,23 @@ def test_claims_wait_for_room_that_others_are_freeing(open_cache: OpenCache) -> 
         assert cache.drop() == BUDGET
         assert futures[0].result()
     assert cache.stats().reserved_bytes == 10 * BLOCK
+
+
+def test_a_discard_waits_for_a_fill_under_way(open_cache: OpenCache, tmp_path: Path) -> None:
+    disk = HookedDisk()
+    cache = open_cache(disk=disk)
+    name, futures, begun = pack_name(1), [], threading.Event()
+
+    def discard() -> None:
+        begun.set()
+        cache.discard(name)
+
+    def discard_from_another_thread() -> None:
+        futures.append(pool.submit(discard))
+        assert begun.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        disk.before["pwrite"] = discard_from_another_thread
+        cache.fill(name, 0, content(name, 3 * BLOCK))
+        futures[0].result()
+    assert cache.stats().files == allocated_on_disk(tmp_path / "cache") == 0
