@@ -7,7 +7,7 @@ Promises:
   many clients spread out. Tries and total time are bounded; the last error says how many and how long.
 - A create-only put whose reply was lost finds its own object when tried again: on Exists after an earlier try
   the stored bytes are compared, and equal ones mean success. On the first try Exists is news: passed on.
-- `close` wakes all who wait; they fail with the error they have.
+- `close` wakes all who wait, and nothing is asked of the store any more.
 """
 
 import logging
@@ -156,6 +156,11 @@ class RetryingStore:
                 "try %d failed, next in %.1f s: %s", state.attempt_number, state.upcoming_sleep, _error(state)
             )
 
+        def unless_closed() -> _Result:
+            if self._closing.is_set():
+                raise Unavailable(f"store {self.url}: closed while a request waited to be tried again")
+            return attempt()
+
         retrying = Retrying(
             sleep=self._pause,
             wait=wait,
@@ -164,7 +169,7 @@ class RetryingStore:
             before_sleep=note,
             retry_error_callback=give_up,
         )
-        return retrying(attempt)
+        return retrying(unless_closed)
 
 
 def _error(state: RetryCallState) -> BaseException:

@@ -6,6 +6,7 @@ of `plan`; with none left it passes. All requests are recorded.
 
 import enum
 import http.client
+import ssl
 import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,16 +49,20 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Wire:
-    """Context manager; `endpoint_url` is where clients connect."""
+    """Context manager; `endpoint_url` is where clients connect, by TLS when given certificate and key."""
 
-    def __init__(self, server_url: str) -> None:
+    def __init__(self, server_url: str, tls: tuple[str, str] | None = None) -> None:
         self.plan: deque[Step | Reply | Page] = deque()
         self.requests: list[Request] = []
         self.released = threading.Event()
         self.server_address = urlsplit(server_url).netloc
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.endpoint_url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint_url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._thread.start()

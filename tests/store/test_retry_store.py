@@ -219,7 +219,7 @@ def test_close_wakes_who_waits() -> None:
             asked.set()
             raise Unavailable("down")
 
-    policy = RetryPolicy(wait_first_s=3600, wait_max_s=3600, elapsed_max_s=1e9)
+    policy = RetryPolicy(wait_first_s=30, wait_max_s=30, tries_max=2)
     store = RetryingStore(
         Down(clock=SystemClock()), clock=SystemClock(), entropy=SeededEntropy(), policy=policy
     )
@@ -227,7 +227,7 @@ def test_close_wakes_who_waits() -> None:
         waiting = pool.submit(store.head, "key")
         asked.wait()
         store.close()
-        with pytest.raises(Unavailable, match="gave up"):
+        with pytest.raises(Unavailable, match=r"closed while|after 1 tries"):  # it may not yet have waited
             waiting.result()
 
 

@@ -23,6 +23,7 @@ from fusegw.store.base import ObjectStore
 from fusegw.store.options import StoreOptions
 from fusegw.store.retry import RetryPolicy
 from fusegw.store.s3 import S3Store
+from tests.plugins.certificates import write_certificates
 from tests.plugins.s3servers import RgwServer, S3Server, free_port
 from tests.plugins.wire import Page, Reply, Step, Wire
 
@@ -271,9 +272,15 @@ def test_wrong_keys_at_a_real_gateway(
 
 
 @pytest.mark.rgw
-def test_damaged_body_is_refused_by_a_real_gateway(rgw_server: RgwServer) -> None:
-    with Wire(rgw_server.endpoint_url) as wire:
-        options = msgspec.structs.replace(rgw_server.options(), endpoint_url=wire.endpoint_url)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_damaged_body_is_refused_by_a_real_gateway(
+    rgw_server: RgwServer, tmp_path: Path, scheme: str
+) -> None:
+    ca, certificate, key = write_certificates(tmp_path)
+    with Wire(rgw_server.endpoint_url, (certificate, key) if scheme == "https" else None) as wire:
+        options = msgspec.structs.replace(
+            rgw_server.options(), endpoint_url=wire.endpoint_url, ca_bundle=ca if scheme == "https" else None
+        )
         with closing(S3Store(options)) as store:
             wire.plan.append(Step.DAMAGE_REQUEST)
             with pytest.raises(Unavailable):
@@ -285,6 +292,9 @@ def test_damaged_body_is_refused_by_a_real_gateway(rgw_server: RgwServer) -> Non
             wire.plan.append(Step.DAMAGE_REQUEST)
             store.put("key", b"bytes")
             assert store.get("key", size_max=5) == b"bytes"
+        # By TLS the client signs no hash of the body, so what refuses it is our Content-MD5.
+        signed = wire.requests[0].headers["x-amz-content-sha256"]
+        assert (signed == "UNSIGNED-PAYLOAD") == (scheme == "https")
 
 
 @pytest.mark.rgw
