@@ -47,11 +47,11 @@ class Committer:
 
     @property
     def crowded(self) -> bool:
-        """Whether the pending set is at its bound: wait for `room` before merging more."""
+        """Whether what is not durable is at its bound: wait for `room` before merging more."""
         return self._metadata.pending_rows >= self._pending_rows_max
 
     async def room(self) -> None:
-        """Wait until the pending set is below its bound; Full when commits fail."""
+        """Wait until what is not durable is below its bound; Full when commits fail."""
         while self.crowded:
             await self.commit()
 

@@ -125,7 +125,7 @@ class Metadata:
         self._pending = new_layer()
         self._frozen: Layer | None = None
         self._pending_rows = 0
-        self._kept_rows = 0
+        self._frozen_rows = 0
         self._reader = self._env.begin(buffers=False)
         self._check_version()
         self._keep_reserve()
@@ -187,8 +187,8 @@ class Metadata:
 
     @property
     def pending_rows(self) -> int:
-        """Upper bound of the rows not handed to a commit yet, and of those a failed one has left."""
-        return self._pending_rows + self._kept_rows
+        """Upper bound of the rows that are not durable yet."""
+        return self._pending_rows + self._frozen_rows
 
     # changing
 
@@ -208,7 +208,7 @@ class Metadata:
         else:
             for name, rows in self._pending.items():
                 self._frozen[name].update(rows)
-            self._kept_rows = sum(map(len, self._frozen.values()))
+        self._frozen_rows = sum(map(len, self._frozen.values()))
         self._pending = new_layer()
         self._pending_rows = 0
         return True
@@ -237,7 +237,7 @@ class Metadata:
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
         self._frozen = None
-        self._kept_rows = 0
+        self._frozen_rows = 0
         self._used_bytes = self._measure()
 
     def unsaved(self, table: Table[K, V]) -> list[tuple[K, V]]:
