@@ -110,6 +110,21 @@ def test_prefetch_fills_the_cache(world: World) -> None:
     assert world.store.ranges == fetched
 
 
+def test_reading_what_is_local_never_asks_the_store(world: World) -> None:
+    stored = Stored(world, [9000] * 10)
+    reader = world.reader()
+    assert reader.read_local(stored.refs) == [None] * 10
+    assert reader.read(stored.refs[:1]) == stored.raws[:1]
+    fetched = list(world.store.ranges)
+    flip_in_cache(world, stored.refs[0])
+    local = reader.read_local(stored.refs)
+    assert local[0] is None, "a damaged copy is as good as none"
+    assert local[9] is None
+    assert world.store.ranges == fetched
+    assert reader.read(stored.refs) == stored.raws
+    assert reader.read_local(stored.refs[1:]) == stored.raws[1:]
+
+
 def test_nothing_to_read(world: World) -> None:
     assert world.reader().read([]) == []
 
