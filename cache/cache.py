@@ -279,8 +279,6 @@ class PackCache:
                 # A request past the end we know shows that the end was not the end (a torn fill).
                 torn = file.short_block() if max(end, size or 0) > file.size else None
                 absent = [block for block in absent if file.slot(block) < FIRST_SLOT or block == torn]
-                if size is None and end <= file.size and file.size % step:
-                    size = file.size
         ranges = [(first * step, last * step) for first, last in runs(absent)]
         return [(start, min(stop, size or stop) - start) for start, stop in ranges]
 
