@@ -72,6 +72,7 @@ class Runtime(msgspec.Struct, frozen=True):
     reading: Reading
     health: Health
     usage: Usage
+    chunks: Chunks
     epoch: int
 
 
@@ -198,7 +199,7 @@ def _build(
         size_max_bytes=tuning.pack_size_bytes,
         level=tuning.compression_level,
     )
-    chunks = Chunks(epoch=epoch, clock=clock, describe=writer.describe)
+    chunks = Chunks(metadata, epoch=epoch, clock=clock, describe=writer.describe)
     cutter = Cutter(seed=keys.cutter_seed, average_bytes=tuning.chunk_size_bytes)
     pipeline = Pipeline(metadata, chunks, writer, cutter, chunk_id_key=keys.chunk_id_key, threads=threads)
 
@@ -258,7 +259,9 @@ def _build(
     if not source.read_only:
         nursery.start_soon(reaper.run)
         nursery.start_soon(shipper.run)
-    runtime = Runtime(volume, metadata, cache, pipeline, committer, shipper, reading, health, usage, epoch)
+    runtime = Runtime(
+        volume, metadata, cache, pipeline, committer, shipper, reading, health, usage, chunks, epoch
+    )
     return runtime, writer
 
 

@@ -79,7 +79,8 @@ class Service:
 
     async def cache_stats(self) -> CacheStatsReply:
         """See `CacheStatsReply`."""
-        stats = self._runtime.cache.stats()
+        runtime, chunks = self._runtime, self._runtime.chunks
+        stats = runtime.cache.stats()
         reads = stats.hits + stats.misses
         return CacheStatsReply(
             used_bytes=stats.used_bytes,
@@ -91,9 +92,9 @@ class Service:
             miss_bytes=stats.miss_bytes,
             evictions=stats.evictions,
             evicted_bytes=stats.evicted_bytes,
-            hit_ratio=stats.hits / reads if reads else None,
-            dedup_ratio=None,
-            compression_ratio=None,
+            hit_ratio=_ratio(stats.hits, reads),
+            dedup_ratio=_ratio(runtime.usage.nbytes, chunks.unique_bytes),
+            compression_ratio=_ratio(chunks.unique_bytes, chunks.stored_bytes),
         )
 
     async def cache_drop(self) -> CacheDropReply:
@@ -172,3 +173,7 @@ class Service:
             if rows < _ROWS_PER_TURN:
                 return total
             await trio.lowlevel.checkpoint()
+
+
+def _ratio(dividend: int, divisor: int) -> float | None:
+    return dividend / divisor if divisor else None

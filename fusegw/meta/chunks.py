@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.errors import Corrupt
-from fusegw.meta.metadata import Change
+from fusegw.meta.codec import encode_u64
+from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
@@ -21,6 +22,9 @@ from fusegw.meta.schema import (
     PACK,
     PACK_LOCAL,
     PACK_OPEN,
+    STATE,
+    STATE_STORED,
+    STATE_UNIQUE,
     Chunk,
     Pack,
     PackLocal,
@@ -43,11 +47,17 @@ class PackIdentity(Protocol):
 class Chunks:
     """The chunks of one volume as one epoch changes them. Loop thread only."""
 
-    def __init__(self, *, epoch: int, clock: Clock, describe: Callable[[int], PackIdentity]) -> None:
+    def __init__(
+        self, metadata: Metadata, *, epoch: int, clock: Clock, describe: Callable[[int], PackIdentity]
+    ) -> None:
         self._epoch = epoch
         self._clock = clock
         self._describe = describe
         self._next = count(1)
+        self.unique_bytes = metadata.number(STATE_UNIQUE)
+        """Raw bytes of all chunks."""
+        self.stored_bytes = metadata.number(STATE_STORED)
+        """Sealed bytes of all chunks."""
         self.opened_packs: dict[int, int] = {}
         """Packs entered in this epoch and when (ns since 1970); the shipper takes them over."""
         self.dead_packs: set[int] = set()
@@ -73,10 +83,7 @@ class Chunks:
         number = numbered(self._epoch, next(self._next))
         change.put(CHUNK, number, chunk)
         change.put(CHUNK_ID, chunk_key(chunk.chunk_id), number)
-        pack = self.pack(change, chunk.pack)
-        change.put(
-            PACK, chunk.pack, replace(pack, live=pack.live + 1, live_bytes=pack.live_bytes + chunk.stored)
-        )
+        self._arrive(change, chunk)
         return number
 
     def pack(self, change: Change, number: int) -> Pack:
@@ -110,10 +117,7 @@ class Chunks:
     def move(self, change: Change, number: int, chunk: Chunk) -> None:
         """The chunk was sealed anew elsewhere: `chunk` is its row with the new place."""
         self._leave(change, self.row(change, number))
-        pack = self.pack(change, chunk.pack)
-        change.put(
-            PACK, chunk.pack, replace(pack, live=pack.live + 1, live_bytes=pack.live_bytes + chunk.stored)
-        )
+        self._arrive(change, chunk)
         change.put(CHUNK, number, chunk)
 
     def distrust(self, change: Change, number: int) -> None:
@@ -122,6 +126,13 @@ class Chunks:
         if change.get(CHUNK_ID, key) == number:
             change.delete(CHUNK_ID, key)
 
+    def _arrive(self, change: Change, chunk: Chunk) -> None:
+        pack = self.pack(change, chunk.pack)
+        change.put(
+            PACK, chunk.pack, replace(pack, live=pack.live + 1, live_bytes=pack.live_bytes + chunk.stored)
+        )
+        self._count(change, chunk.raw, chunk.stored)
+
     def _leave(self, change: Change, chunk: Chunk) -> None:
         pack = self.pack(change, chunk.pack)
         change.put(
@@ -129,3 +140,10 @@ class Chunks:
         )
         if pack.live == 1:
             self.dead_packs.add(chunk.pack)
+        self._count(change, -chunk.raw, -chunk.stored)
+
+    def _count(self, change: Change, raw: int, stored: int) -> None:
+        self.unique_bytes += raw
+        self.stored_bytes += stored
+        change.put(STATE, STATE_UNIQUE, encode_u64(self.unique_bytes))
+        change.put(STATE, STATE_STORED, encode_u64(self.stored_bytes))

@@ -58,6 +58,10 @@ STATE_NEXT_INODE = b"next-inode"
 STATE_FILES = b"files"
 STATE_BYTES = b"bytes"
 """Sum of `Inode.allocated` over all inodes: the logical data of the volume."""
+STATE_UNIQUE = b"unique"
+"""Sum of `Chunk.raw` over all chunks: the data after deduplication."""
+STATE_STORED = b"stored"
+"""Sum of `Chunk.stored` over all chunks: the data after compression, sealed."""
 
 
 def numbered(epoch: int, n: int) -> int:

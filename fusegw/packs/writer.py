@@ -129,6 +129,11 @@ class PackWriter:
         """Id, salt and key version of one of the last 4,096 packs this writer opened."""
         return self._infos[number]
 
+    def holds(self, number: int) -> bool:
+        """Whether a pack is open, being given up, or closed and not taken yet."""
+        with self._lock:
+            return number in self._packs or any(pack.number == number for pack in self._closed)
+
     def held_bytes(self) -> int:
         """Sealed bytes in memory that are not durable yet."""
         with self._lock:

@@ -195,7 +195,7 @@ class Shipper:
             pack = self._metadata.get(PACK, number)
             if pack is None or pack.live or unstored is None:
                 self._chunks.dead_packs.discard(number)
-            elif unstored.closed_at is not None and merged >= unstored.closed_at:
+            elif self._is_done_with(number, unstored) and merged >= (unstored.closed_at or 0):
                 self._chunks.dead_packs.discard(number)
                 if number not in self._uploading:
                     self._queue.pop(number, None)
@@ -211,6 +211,10 @@ class Shipper:
             await trio.to_thread.run_sync(self._cache.discard, pack.pack_id.hex())
             self._unstored.pop(number, None)
         self._signal()
+
+    def _is_done_with(self, number: int, unstored: _Unstored) -> bool:
+        """Closed, or given up by the writer after its records went elsewhere."""
+        return unstored.closed_at is not None or not self._writer.holds(number)
 
     async def _upload_for_ever(self) -> None:
         while True:

@@ -17,6 +17,8 @@ from fusegw.meta.schema import (
     ROOT_INODE,
     STATE_BYTES,
     STATE_FILES,
+    STATE_STORED,
+    STATE_UNIQUE,
     chunk_key,
 )
 
@@ -55,6 +57,8 @@ def check_index(metadata: Metadata) -> None:
     for number, pack in metadata.scan(PACK, 0, _END):
         assert (pack.live, pack.live_bytes) == (live.pop(number, 0), live_bytes[number]), f"pack {number:#x}"
     assert not live, "chunks in packs without a row"
+    assert metadata.number(STATE_UNIQUE) == sum(chunk.raw for chunk in chunks.values())
+    assert metadata.number(STATE_STORED) == sum(chunk.stored for chunk in chunks.values())
     assert metadata.number(STATE_BYTES) == sum(allocated.values())
     assert metadata.number(STATE_FILES) == len(inodes) - len(reap)
 

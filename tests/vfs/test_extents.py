@@ -25,9 +25,12 @@ def metadata(tmp_path: Path):
     index.close()
 
 
-def new_chunks() -> Chunks:
+def new_chunks(metadata: Metadata) -> Chunks:
     return Chunks(
-        epoch=1, clock=SystemClock(), describe=lambda n: PackInfo(n, n.to_bytes(16, "big"), 1, bytes(32))
+        metadata,
+        epoch=1,
+        clock=SystemClock(),
+        describe=lambda n: PackInfo(n, n.to_bytes(16, "big"), 1, bytes(32)),
     )
 
 
@@ -74,7 +77,9 @@ def wipe(metadata: Metadata) -> None:
 
 
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["data", "hole", "cut", "extend", "again"]), st.integers(0, 60), st.integers(1, 40)),
+    st.tuples(
+        st.sampled_from(["data", "hole", "cut", "extend", "again"]), st.integers(0, 60), st.integers(1, 40)
+    ),
     max_size=20,
 )
 
@@ -83,7 +88,7 @@ OPERATIONS = st.lists(
 @given(OPERATIONS)
 def test_map_reads_back_and_counts_agree(metadata: Metadata, operations: list[tuple[str, int, int]]) -> None:
     wipe(metadata)
-    chunks = new_chunks()
+    chunks = new_chunks(metadata)
     row = Inode(INO, 1, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0)
     expected: list[tuple[int, int]] = []
     last = 0
@@ -124,7 +129,7 @@ def test_map_reads_back_and_counts_agree(metadata: Metadata, operations: list[tu
 
 
 def test_clipped_pieces_are_not_referred_to(metadata: Metadata) -> None:
-    chunks = new_chunks()
+    chunks = new_chunks(metadata)
     with metadata.change() as change:
         first, second = new_chunk(chunks, change, 1), new_chunk(chunks, change, 2)
         row = Inode(INO, 1, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0)
@@ -138,7 +143,7 @@ def test_clipped_pieces_are_not_referred_to(metadata: Metadata) -> None:
 
 
 def test_neighbouring_holes_are_one_extent(metadata: Metadata) -> None:
-    chunks = new_chunks()
+
     row = Inode(INO, 1, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0)
     with metadata.change() as change:
         for size in (1 << 30, 1 << 35, 1 << 40):
@@ -148,4 +153,4 @@ def test_neighbouring_holes_are_one_extent(metadata: Metadata) -> None:
 
 def test_missing_chunk_row_is_damage(metadata: Metadata) -> None:
     with metadata.change() as change, pytest.raises(Corrupt, match="0x63"):
-        new_chunks().refer(change, 99)
+        new_chunks(metadata).refer(change, 99)
