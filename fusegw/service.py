@@ -73,7 +73,7 @@ class Service:
             files=runtime.volume.namespace.files,
             open_files=runtime.volume.files.open_count,
             logical_bytes=runtime.usage.nbytes,
-            stored_bytes=await self._packs_bytes(),
+            stored_bytes=runtime.chunks.stored_bytes,
             metadata_bytes=runtime.metadata.used_bytes,
         )
 
@@ -159,20 +159,6 @@ class Service:
             last_error=health.last_error or None,
             since_unix_s=None if health.state == "ok" else since,
         )
-
-    async def _packs_bytes(self) -> int:
-        """Size of all packs; in turns, for a large volume has very many."""
-        total, low = 0, 0
-        while True:
-            rows = 0
-            for number, pack in self._runtime.metadata.scan(PACK, low, PACK_NUMBER_END):
-                total += pack.size or pack.live_bytes
-                low, rows = number + 1, rows + 1
-                if rows == _ROWS_PER_TURN:
-                    break
-            if rows < _ROWS_PER_TURN:
-                return total
-            await trio.lowlevel.checkpoint()
 
 
 def _ratio(dividend: int, divisor: int) -> float | None:
