@@ -197,3 +197,23 @@ def test_a_cache_file_that_cannot_be_read_is_dropped_but_a_pinned_one_is_not(
     cache = open_cache(known={CLEAN}, disk=disk)
     assert cache.stats().files == 0
     assert not pack_path(tmp_path / "cache", CLEAN).exists()
+
+
+class SyncingDisk(HookedDisk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.synced: list[str] = []
+
+    def fsync_dir(self, path: str) -> None:
+        super().fsync_dir(path)
+        self.synced.append(os.path.normpath(path))
+
+
+def test_every_directory_above_a_pack_survives_power_loss(open_cache: OpenCache, tmp_path: Path) -> None:
+    disk = SyncingDisk()
+    cache = open_cache(disk=disk)
+    cache.create(PINNED)
+    cache.sync_directory(PINNED)
+    path = pack_path(tmp_path / "cache", PINNED)
+    for directory in list(path.parents)[:4]:
+        assert str(directory) in disk.synced

@@ -218,3 +218,16 @@ def test_a_writer_keeps_its_descriptor_however_many_files_are_read(open_cache: O
     assert cache.read(NAME, 0, BLOCK) == content(NAME, BLOCK)
     assert disk.open_now <= 4
     assert disk.open_most <= 6
+
+
+def test_an_upload_reads_pinned_packs_without_counting(open_cache: OpenCache, tmp_path: Path) -> None:
+    cache = open_cache()
+    write_pack(cache, NAME, 2 * BLOCK)
+    assert cache.read_pinned(NAME, 2 * BLOCK) == content(NAME, 2 * BLOCK)
+    assert cache.read_pinned(NAME, 2 * BLOCK + 1) is None
+    assert cache.read_pinned(pack_name(2), 1) is None
+    os.truncate(pack_path(tmp_path / "cache", NAME), BLOCK)
+    assert cache.read_pinned(NAME, 2 * BLOCK) is None
+    cache.unpin(NAME)
+    assert cache.read_pinned(NAME, BLOCK) is None
+    assert cache.stats().hits == cache.stats().misses == 0
