@@ -23,7 +23,7 @@ import trio
 
 from cache.disk import Disk, OsDisk
 from fusegw.assembly import Runtime, Source, running_volume
-from fusegw.clock import Clock, SystemClock, SystemEntropy
+from fusegw.clock import Clock, Entropy, SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings
 from fusegw.control import server
 from fusegw.daemon import mountpoint
@@ -37,11 +37,15 @@ from fusegw.service import Service
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.options import directory_of
+from fusegw.store.probe import probe_create_only
+from fusegw.store.retry import RetryPolicy
 
 UNLIMITED_BYTES = 1 << 50
 """Room shown for a store that has no bound of its own."""
 LEAVE_S = 2.0
 """How long a mount that was detached may go on serving what is open on it."""
+RETRIES = RetryPolicy(elapsed_max_s=20.0)
+"""For one request; uploads are then tried again for ever, and reads fail with EIO."""
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop; codecs let go of it anyway."""
 
@@ -65,11 +69,11 @@ def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk |
 
 async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk: Disk) -> None:
     clock, entropy = SystemClock(), SystemEntropy()
-    store = open_store(settings.store, clock=clock, entropy=entropy)
+    store = open_store(settings.store, clock=clock, entropy=entropy, policy=RETRIES)
     try:
         source = Source(
             store=store,
-            keys=await trio.to_thread.run_sync(_open_keys, settings, store),
+            keys=await trio.to_thread.run_sync(_open_keys, settings, store, entropy),
             meta_dir=settings.paths.meta_dir,
             cache_dir=settings.cache_dir / settings.volume_id.hex(),
             cache_size_bytes=settings.cache_size_bytes,
@@ -88,7 +92,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
         raise failure
 
 
-def _open_keys(settings: GatewaySettings, store: ObjectStore) -> VolumeKeys:
+def _open_keys(settings: GatewaySettings, store: ObjectStore, entropy: Entropy) -> VolumeKeys:
     opened = open_volume(store, settings.secret)
     if opened.header.volume_id != settings.volume_id:
         raise Invalid(
@@ -100,6 +104,12 @@ def _open_keys(settings: GatewaySettings, store: ObjectStore) -> VolumeKeys:
         raise UnknownFormat(
             f"volume {settings.volume!r} uses what this fusegw can only read ({names}): "
             "mount it with -o ro, or with a newer fusegw"
+        )
+    trusting = settings.options.read_only or settings.unsafe_no_fencing
+    if not trusting and not probe_create_only(store, entropy):
+        raise Invalid(
+            f"{store.url} ignores conditional writes (If-None-Match) by now: two gateways could overwrite each "
+            "other unnoticed; use a store that honours them, or mount it with -o ro"
         )
     return opened.keys
 
