@@ -108,7 +108,7 @@ def _open_keys(settings: GatewaySettings, store: ObjectStore, entropy: Entropy) 
     trusting = settings.options.read_only or settings.unsafe_no_fencing
     if not trusting and not probe_create_only(store, entropy):
         raise Invalid(
-            f"{store.url} ignores conditional writes (If-None-Match) by now: two gateways could overwrite each "
+            f"{store.url} ignores conditional writes (If-None-Match): two gateways could overwrite each "
             "other unnoticed; use a store that honours them, or mount it with -o ro"
         )
     return opened.keys
