@@ -20,8 +20,10 @@ from fusegw.fuse import pace
 from fusegw.fuse.operations import Operations
 
 TASKS_IDLE_MAX = 4
-TASKS_MAX = 256
-"""Requests handled at a time. What may wait long (writes without room) is bounded far below this."""
+TASKS_MAX = 1024
+"""Requests handled at a time. A task is cheap: writes that wait for room have a bound far below this, and
+who reads
+what the cache has must not wait for a task, however many wait for the store."""
 READ_AHEAD_KIB = 1024
 """What the kernel reads ahead on sequential access, and so the largest read it asks for."""
 SUBTYPE = "fusegw"
