@@ -112,7 +112,7 @@ class Shipper:
     async def barrier(self) -> None:
         """Return once every pack with a record merged before is in the store; raises why it cannot be."""
         await self._tend(close=True)
-        targets = set(self._unstored)
+        targets = {number for number, pack in self._unstored.items() if pack.closed_at is not None}
         failures = self._health.failures
         while targets := {number for number in targets if number in self._unstored}:
             if self._health.failures > failures and self._health.error is not None:
