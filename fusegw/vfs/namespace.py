@@ -92,9 +92,10 @@ class Namespace:
     # finding
 
     def lookup(self, parent: int, name: bytes) -> Inode | None:
-        """What `name` stands for in `parent`, None when nothing; "." of any inode, ".." of a directory.
+        """What `name` stands for in `parent`, None when nothing.
 
-        OSError ENOTDIR, ENAMETOOLONG, ESTALE (`parent` is gone, or was removed and has no ".." any more).
+        "." of any inode and ".." of a directory are how the kernel finds what it has forgotten; an inode
+        without a name stays lost. OSError ENOTDIR, ENAMETOOLONG, ESTALE (`parent` is gone).
         """
         entry = self._get(DIRENT, (parent, name)) if len(name) <= NAME_MAX else None
         if entry is not None:
@@ -104,7 +105,7 @@ class Namespace:
             return inode
         if name == DOT:
             inode = self._inodes.get(parent)
-            if inode is None:
+            if inode is None or not inode.nlink:
                 raise OSError(errno.ESTALE, f"inode {parent} is gone")
             return inode
         directory = self._directories.directory(parent)

@@ -137,6 +137,8 @@ class Reference:
     def lookup(self, parent: int, name: bytes) -> int | None:
         if name == b".":
             self.node(parent)
+            if not self.nlink(parent):
+                raise fail(errno.ESTALE)
             return parent
         directory = self.directory(parent)
         if name == b"..":

@@ -147,6 +147,14 @@ def test_lookup_by_handle_after_reopening(tree: Tree) -> None:
     assert tree.lookup(parent=below, name=b"..") == ROOT
 
 
+def test_a_handle_of_a_removed_inode_finds_nothing(tree: Tree) -> None:
+    ino = tree.namespace.mknod(ROOT, b"f", FILE, 0, ADMIN).ino
+    tree.namespace.unlink(ROOT, b"f")
+    assert tree.stat(ino).nlink == 0
+    with failing(errno.ESTALE):
+        tree.namespace.lookup(ino, b".")
+
+
 def test_what_is_gone_is_stale(tree: Tree) -> None:
     calls = [
         lambda: tree.namespace.lookup(99, b"."),
