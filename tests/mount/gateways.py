@@ -1,4 +1,4 @@
-"""A real gateway on a directory store: the program itself, started and ended as an operator would."""
+"""A real gateway: the program itself, started and ended as an operator would."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,20 @@ END_TIMEOUT_S = 60
 class Gateway:
     """One volume below `base`. `root` is where it is mounted; nothing is started before `mount`.
 
-    `module` is what runs as `fusegw`.
+    `module` is what runs as `fusegw`, `environment` what it finds in its environment besides the usual, and
+    `location` the options of `init` that say where the store is (default: the directory `store`).
     """
 
-    def __init__(self, base: Path, *, module: str = "fusegw.cli.main") -> None:
+    def __init__(
+        self,
+        base: Path,
+        *,
+        module: str = "fusegw.cli.main",
+        location: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._module = module
+        self._environment = dict(environment or {})
         self.base = base
         self.root = base / "mnt"
         self.store = base / "store"
@@ -45,7 +55,7 @@ class Gateway:
         self.root.mkdir()
         self.store.mkdir()
         recovery = ("--recovery-key-file", base / "recovery")
-        self.command("init", NAME, "--store", f"file://{self.store}", *recovery, *CHEAP)
+        self.command("init", NAME, *(location or ("--store", f"file://{self.store}")), *recovery, *CHEAP)
 
     @property
     def pid(self) -> int:
@@ -74,6 +84,7 @@ class Gateway:
                 "FUSEGW_CACHE_DIR": str(self.cache),
                 "FUSEGW_PASSPHRASE_FILE": str(self._passphrase_file),
             }
+            | self._environment
             | environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -11,10 +11,11 @@ from tests.mount.gateways import Gateway, drop_kernel_caches
 
 pytestmark = pytest.mark.mount
 
+# Without fsize: where there is no fallocate it writes instead, and takes what its own loop does for ours.
 STRESSORS = (
     "access", "chattr", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "dirmany",
     "dnotify", "dup", "fallocate", "fanotify", "fcntl", "fiemap", "file-ioctl", "filename", "flock",
-    "fpunch", "fsize", "fstat", "getdent", "handle", "hdd", "inode-flags", "inotify", "io", "iomix",
+    "fpunch", "fstat", "getdent", "handle", "hdd", "inode-flags", "inotify", "io", "iomix",
     "ioprio", "lease", "link", "locka", "lockf", "lockofd", "mknod", "open", "rename", "symlink",
     "sync-file", "touch", "utime", "verity", "xattr", "aio", "mmap", "mmapfork", "msync", "readahead",
     "revio", "seek", "sendfile", "splice",
