@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.ext4 import Incomparable, RealTree, is_ext4
-from tests.model.reference import ROOT, Reference
-from tests.model.steps import ROOT_USER, Step, outcome, random_step, resolve, steps
+from tests.model.reference import Reference
+from tests.model.steps import Step, outcome, random_step, resolve, steps
 
 _TIMES = ("mtime_ns", "ctime_ns")
 _START = 10**18
@@ -40,8 +40,8 @@ class Comparison:
         os.chmod(directory, 0o777)
         self.real = RealTree(directory)
         self.reference = reference(mode=0o777, now=_START)
+        self.precise = _stamps_are_precise(directory)
         self.before = self._times()
-        self.precise = self._stamps_are_precise()
 
     def run(self, step: Step) -> None:
         reference = self.reference
@@ -91,14 +91,14 @@ class Comparison:
             for ino in self.reference.nodes
         }
 
-    def _stamps_are_precise(self) -> bool:
-        """Whether two changes in a row always show as two times (kernels since 6.13)."""
-        seen = set()
-        for _ in range(20):
-            self.real.setattr(ROOT, mode=0o777, who=ROOT_USER)
-            seen.add(self.real.stat(ROOT).st_ctime_ns)
-        self.before = self._times()
-        return len(seen) == 20
+
+def _stamps_are_precise(directory: Path) -> bool:
+    """Whether two changes in a row always show as two times (kernels since 6.13)."""
+    seen = set()
+    for _ in range(20):
+        os.chmod(directory, 0o777)
+        seen.add(os.stat(directory).st_ctime_ns)
+    return len(seen) == 20
 
 
 def _compare_all(ext4: Path, steps: list[Step], reference: type[Reference] = Reference) -> None:
@@ -148,5 +148,7 @@ class ForgetsTheDirectory(Reference):
 @pytest.mark.parametrize("wrong", [KeepsPrivileges, ForgetsTheDirectory])
 def test_a_wrong_reference_is_noticed(ext4: Path, wrong: type[Reference]) -> None:
     choose: Any = random.Random(1).choice
+    if wrong is ForgetsTheDirectory and not _stamps_are_precise(ext4):
+        pytest.skip("this kernel's time stamps are too coarse to tell")
     with pytest.raises(AssertionError):
         _compare_all(ext4, [random_step(choose) for _ in range(400)], wrong)
