@@ -83,18 +83,23 @@ class Chunks:
         number = numbered(self._epoch, next(self._next))
         change.put(CHUNK, number, chunk)
         change.put(CHUNK_ID, chunk_key(chunk.chunk_id), number)
-        self._arrive(change, chunk)
+        self._arrive(change, number, chunk)
         return number
 
     def pack(self, change: Change, number: int) -> Pack:
-        """The pack's row, entered now when this is the first word of it."""
+        """The pack's row; Corrupt when there is none."""
         pack = change.get(PACK, number)
         if pack is None:
-            identity = self._describe(number)
-            pack = Pack(identity.pack_id, identity.key_version, identity.salt, 0, 0, 0, 0, b"")
-            change.put(PACK, number, pack)
-            self.opened_packs[number] = self._clock.time_ns()
-            change.put(PACK_LOCAL, number, PackLocal(PACK_OPEN, self.opened_packs[number]))
+            raise Corrupt(f"metadata has no row of pack {number:#x} that a chunk lies in; run a check")
+        return pack
+
+    def enter_pack(self, change: Change, number: int, *, first_chunk: int) -> Pack:
+        """The row of a pack that the index does not know yet."""
+        identity = self._describe(number)
+        pack = Pack(identity.pack_id, identity.key_version, identity.salt, 0, 0, 0, 0, b"")
+        self.opened_packs[number] = self._clock.time_ns()
+        change.put(PACK, number, pack)
+        change.put(PACK_LOCAL, number, PackLocal(PACK_OPEN, self.opened_packs[number], first_chunk))
         return pack
 
     def refer(self, change: Change, number: int) -> None:
@@ -117,7 +122,7 @@ class Chunks:
     def move(self, change: Change, number: int, chunk: Chunk) -> None:
         """The chunk was sealed anew elsewhere: `chunk` is its row with the new place."""
         self._leave(change, self.row(change, number))
-        self._arrive(change, chunk)
+        self._arrive(change, number, chunk)
         change.put(CHUNK, number, chunk)
 
     def distrust(self, change: Change, number: int) -> None:
@@ -126,8 +131,15 @@ class Chunks:
         if change.get(CHUNK_ID, key) == number:
             change.delete(CHUNK_ID, key)
 
-    def _arrive(self, change: Change, chunk: Chunk) -> None:
-        pack = self.pack(change, chunk.pack)
+    def _arrive(self, change: Change, number: int, chunk: Chunk) -> None:
+        """The chunk lies in its pack now, which is entered with its first one."""
+        pack = change.get(PACK, chunk.pack)
+        if pack is None:
+            pack = self.enter_pack(change, chunk.pack, first_chunk=number)
+        else:
+            local = change.get(PACK_LOCAL, chunk.pack)
+            if local is not None and number < local.first_chunk:
+                change.put(PACK_LOCAL, chunk.pack, replace(local, first_chunk=number))
         change.put(
             PACK, chunk.pack, replace(pack, live=pack.live + 1, live_bytes=pack.live_bytes + chunk.stored)
         )

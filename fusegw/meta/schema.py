@@ -161,6 +161,8 @@ class PackLocal(msgspec.Struct, frozen=True, gc=False):
     state: int
     opened_ns: int
     """When its first record was written; the age of what is not in the store."""
+    first_chunk: int
+    """No chunk with a lower number lies in it."""
 
 
 _INODE = struct.Struct(">BIIIIIIQQqqq")
@@ -170,7 +172,7 @@ _DIRENT = struct.Struct(">QQB")
 _EXTENT = struct.Struct(">QQI")
 _CHUNK = struct.Struct(">32sQIIIIIB")
 _PACK = struct.Struct(">16sI32sIIIQ")
-_PACK_LOCAL = struct.Struct(">Bq")
+_PACK_LOCAL = struct.Struct(">BqQ")
 _INODE_ROW = 1
 
 
@@ -314,7 +316,7 @@ PACK_LOCAL: Table[int, PackLocal] = Table(
     "pack_local",
     encode_key=encode_u64,
     decode_key=decode_u64,
-    encode_value=lambda p: _PACK_LOCAL.pack(p.state, p.opened_ns),
+    encode_value=lambda p: _PACK_LOCAL.pack(p.state, p.opened_ns, p.first_chunk),
     decode_value=lambda _, row: PackLocal(*_PACK_LOCAL.unpack(row)),
     local=True,
 )

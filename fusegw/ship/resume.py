@@ -1,12 +1,12 @@
 """At a start: what became of the packs that were not in the store when the gateway ended.
 
-A pack that was being written is closed at its last committed record. A closed one waits for its upload,
+A pack that was being written is closed at its last committed record; records that do not open are named in
+the log, and the next write of the same data stores them anew. A closed one waits for its upload,
 unless the store has it already (the reply was lost, or the crash came before its row was deleted). One
 whose file is gone or short is a loss, named in the log; its row stays so that nobody takes it for stored.
 """
 
 import logging
-from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -16,6 +16,7 @@ from fusegw.errors import NotFound
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
+    CHUNK_ID,
     EPOCH_SHIFT,
     PACK,
     PACK_CLOSED,
@@ -23,6 +24,8 @@ from fusegw.meta.schema import (
     PACK_NUMBER_END,
     PACK_OPEN,
     PackLocal,
+    chunk_key,
+    numbered,
 )
 from fusegw.packs.format import Location, PackInfo, PackKeys
 from fusegw.packs.recover import close_torn
@@ -62,31 +65,37 @@ def _close(
     pack = metadata.get(PACK, number)
     assert pack is not None, "a local pack has a row"
     info = PackInfo(number, pack.pack_id, pack.key_version, pack.salt)
-    result = close_torn(cache, keys, info, list(_committed(metadata, number)), entropy=entropy)
-    for chunk_id, place in result.damaged:
-        log.error("pack %s lost committed record %d (chunk %s)", info.name, place.record, chunk_id.hex())
+    committed = _committed(metadata, number, local.first_chunk)
+    result = close_torn(cache, keys, info, list(committed.values()), entropy=entropy)
     with metadata.change() as change:
-        if result.pack is None:
+        if not pack.live:
+            change.delete(PACK, number)
             change.delete(PACK_LOCAL, number)
-            if not pack.live:
-                change.delete(PACK, number)
-        else:
+            return
+        if result.pack is not None:
             closed = result.pack
-            change.put(
-                PACK, number, replace(pack, size=closed.size, records=closed.records, digest=closed.hash)
-            )
-            change.put(PACK_LOCAL, number, PackLocal(PACK_CLOSED, local.opened_ns))
+            pack = replace(pack, size=closed.size, records=closed.records, digest=closed.hash)
+            change.put(PACK, number, pack)
+        change.put(PACK_LOCAL, number, replace(local, state=PACK_CLOSED))
+        lost = {place.record for _, place in result.damaged}
+        for chunk, (chunk_id, place) in committed.items():
+            if place.record in lost:
+                log.error("pack %s lost record %d (chunk %s)", info.name, place.record, chunk_id.hex())
+                if change.get(CHUNK_ID, chunk_key(chunk_id)) == chunk:
+                    change.delete(CHUNK_ID, chunk_key(chunk_id))
 
 
-def _committed(metadata: Metadata, number: int) -> Iterable[tuple[bytes, Location]]:
-    """The records of an open pack that the index refers to; they have chunk numbers of the pack's epoch."""
-    epoch = number >> EPOCH_SHIFT
-    for _, chunk in metadata.scan(CHUNK, epoch << EPOCH_SHIFT, (epoch + 1) << EPOCH_SHIFT):
-        if chunk.pack == number:
-            yield (
-                chunk.chunk_id,
-                Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
-            )
+def _committed(metadata: Metadata, number: int, first_chunk: int) -> dict[int, tuple[bytes, Location]]:
+    """By chunk number, the records of an open pack that the index refers to."""
+    end = numbered((number >> EPOCH_SHIFT) + 1, 0)
+    return {
+        chunk_number: (
+            chunk.chunk_id,
+            Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
+        )
+        for chunk_number, chunk in metadata.scan(CHUNK, first_chunk, end)
+        if chunk.pack == number
+    }
 
 
 def _look_for(metadata: Metadata, cache: PackCache, store: ObjectStore, number: int) -> None:

@@ -20,7 +20,7 @@ from fusegw.errors import Corrupt, Exists, FusegwError
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import PACK, PACK_CLOSED, PACK_LOCAL, PACK_NUMBER_END, Pack, PackLocal
+from fusegw.meta.schema import PACK, PACK_CLOSED, PACK_LOCAL, PACK_NUMBER_END, Pack
 from fusegw.packs.closing import ClosedPack
 from fusegw.packs.writer import PackWriter
 from fusegw.ship.health import Health
@@ -167,20 +167,23 @@ class Shipper:
 
     def _enter_closed(self, closed: ClosedPack) -> None:
         with self._metadata.change() as change:
-            pack = self._chunks.pack(change, closed.number)
+            pack = change.get(PACK, closed.number)
+            if pack is None:
+                # Nothing of it is merged yet, or ever will be.
+                pack = self._chunks.enter_pack(change, closed.number, first_chunk=0)
             change.put(
                 PACK,
                 closed.number,
                 replace(pack, size=closed.size, records=closed.records, digest=closed.hash),
             )
             local = change.get(PACK_LOCAL, closed.number)
-            opened_ns = self._clock.time_ns() if local is None else local.opened_ns
-            change.put(PACK_LOCAL, closed.number, PackLocal(PACK_CLOSED, opened_ns))
+            assert local is not None, "a pack that is not stored has a local row"
+            change.put(PACK_LOCAL, closed.number, replace(local, state=PACK_CLOSED))
             if not pack.live:
                 self._chunks.dead_packs.add(closed.number)
         self._chunks.opened_packs.pop(closed.number, None)
         submitted, _ = self._ingest_progress()
-        self._unstored[closed.number] = _Unstored(opened_ns, submitted)
+        self._unstored[closed.number] = _Unstored(local.opened_ns, submitted)
 
     def _enqueue(self, number: int) -> None:
         self._queue[number] = None
