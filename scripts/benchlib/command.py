@@ -1,0 +1,183 @@
+"""The command line of scripts/bench: chooses, checks, and hands the work to the others."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from fusegw.cli import output
+from fusegw.config import parse_size
+from fusegw.errors import FusegwError, Invalid
+from scripts.benchlib import machine, report, stores
+from scripts.benchlib.contender import Contender
+from scripts.benchlib.corpus import Recipe, provide
+from scripts.benchlib.gateway import Gateway
+from scripts.benchlib.rclone import Rclone
+from scripts.benchlib.repositories import Borg, Restic
+from scripts.benchlib.results import Sample, rows
+from scripts.benchlib.schedule import run_rounds, uninterrupted
+from scripts.benchlib.workloads import WORKLOADS, chosen_acts
+
+PEERS: dict[str, type[Contender]] = {"restic": Restic, "borg": Borg, "rclone": Rclone}
+FILES = 11_500
+DATA_DIRECTORY = "fusegw-bench-data"
+_DATA_ROOM = 3.5
+"""Both days, a restored file and the tree, in multiples of the large file."""
+EXIT_INTERRUPTED = 130
+_COUNT = click.IntRange(min=1)
+_option = partial(click.option, show_default=True)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What one run is to do, checked."""
+
+    size_bytes: int
+    files: int
+    rounds: int
+    only: list[str]
+    peers: list[str]
+    store: str
+
+    @property
+    def contenders(self) -> list[type[Contender]]:
+        """fusegw and the peers that are there and can use the store."""
+        return [kind for kind in self.asked if self.store in kind.stores and kind.version() is not None]
+
+    @property
+    def asked(self) -> list[type[Contender]]:
+        """fusegw and every peer named, there or not."""
+        return [Gateway, *(PEERS[name] for name in self.peers)]
+
+    @property
+    def needed_bytes(self) -> int:
+        """Room on the disk, at most."""
+        return int(self.size_bytes * (_DATA_ROOM + sum(kind.room for kind in self.contenders)))
+
+
+def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
+    """The names in a list with commas, in their own order; Invalid for one that is not `known`."""
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise Invalid(f"{', '.join(unknown)}: no such {what}; there are {', '.join(known)}")
+    return [name for name in known if name in wanted]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@_option("--size", default="1G", help="Length of the large file.")
+@_option("--files", default=FILES, type=_COUNT, help="Small files.")
+@_option("--rounds", default=3, type=_COUNT, help="Times everything is done.")
+@_option("--only", default=",".join(workload.name for workload in WORKLOADS), help="Workloads to report.")
+@_option("--peers", default=",".join(PEERS), help="Whom to compare with; '' for nobody.")
+@_option(
+    "--store",
+    default="directory",
+    type=click.Choice(["directory", "s3"]),
+    help="Where data goes: s3 starts a Ceph RADOS Gateway by scripts/rgw.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Work in DIR, and leave the data made there for the next run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all samples.")
+def bench(
+    size: str, files: int, rounds: int, only: str, peers: str, store: str, keep: Path | None, as_json: bool
+) -> None:
+    """Run fusegw and other programs on the same work, in turns, and compare.
+
+    Prints medians over the rounds, in brackets how many times faster (larger, for sizes) fusegw is, and the
+    targets. Peers that are not installed are left out. As root page caches are dropped before reads.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        choice = Choice(
+            parse_size(size),
+            files,
+            rounds,
+            names_of(only, [workload.name for workload in WORKLOADS], "workload"),
+            names_of(peers, list(PEERS), "peer"),
+            store,
+        )
+        samples: list[Sample] = []
+        try:
+            _measure(choice, keep, samples)
+        finally:
+            if samples:
+                _print(choice, samples, as_json=as_json)
+    except FusegwError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("bench: interrupted; everything it started has ended", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _measure(choice: Choice, keep: Path | None, samples: list[Sample]) -> None:
+    workloads = {workload.name: workload for workload in WORKLOADS}
+
+    def take(sample: Sample) -> None:
+        if sample.workload in choice.only:
+            samples.append(sample)
+            report.print_progress(sample, workloads[sample.workload], choice.rounds)
+
+    with _directories(choice, keep) as (data, work):
+        _say(f"data in {data}, work in {work}")
+        if not machine.forget_pages():
+            _say("not root: page caches stay as they are, and reads are not cold")
+        corpus = provide(data, Recipe(choice.size_bytes, choice.files))
+        with _stores(choice, work) as places:
+            run_rounds(
+                choice.contenders,
+                chosen_acts(choice.only),
+                corpus,
+                rounds=choice.rounds,
+                directory=work / "contenders",
+                stores=places,
+                report=take,
+            )
+
+
+def _stores(choice: Choice, work: Path) -> AbstractContextManager[stores.Stores]:
+    if choice.store == "s3":
+        return stores.rados_gateway(work / "rgw", 2 * choice.needed_bytes)
+    return nullcontext(stores.Directories(work / "stores"))
+
+
+@contextmanager
+def _directories(choice: Choice, keep: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Where the data lies and where everything else happens; the latter is removed in the end."""
+    if keep is None:
+        parent = machine.choose_directory(choice.needed_bytes)
+    else:
+        keep.mkdir(parents=True, exist_ok=True)
+        parent = keep.resolve()
+        machine.check_room(parent, choice.needed_bytes)
+    work = Path(tempfile.mkdtemp(prefix="fusegw-bench-", dir=parent))
+    try:
+        yield (work if keep is None else parent) / DATA_DIRECTORY, work
+    finally:
+        with uninterrupted():
+            shutil.rmtree(work)
+
+
+def _print(choice: Choice, samples: list[Sample], *, as_json: bool) -> None:
+    table = rows([workload for workload in WORKLOADS if workload.name in choice.only], samples)
+    versions = {kind.name: kind.version() for kind in choice.asked}
+    if as_json:
+        output.print_json(report.document(table, samples, versions, msgspec.to_builtins(choice)))
+    else:
+        report.print_table(table, versions)
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)

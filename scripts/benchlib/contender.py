@@ -1,0 +1,176 @@
+"""What is compared: programs that put data into a store of their own and bring it back.
+
+`Contender` says what each can be asked to do; what one cannot do it answers with None. `MountContender` does
+it all through a mounted file system, with the same cp, rsync, find and rm for everyone.
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from fusegw.errors import Corrupt
+from scripts.benchlib import machine
+from scripts.benchlib.corpus import Corpus
+from scripts.benchlib.machine import Stopwatch
+from scripts.benchlib.stores import Store
+
+
+class Timed(msgspec.Struct, frozen=True):
+    """Work done: bytes, files or entries in seconds. `parts` says where the time went, when that is known."""
+
+    amount: float
+    seconds: float
+    parts: dict[str, float] = {}
+
+
+class TreeStored(msgspec.Struct, frozen=True):
+    """A tree of files: until the command returned, where that means something, and until it was stored."""
+
+    copied: Timed | None
+    stored: Timed
+
+
+class Contender(ABC):
+    """One program with an empty store, for one round. `directory` is its own, made and removed here."""
+
+    name: ClassVar[str]
+    stores: ClassVar[tuple[str, ...]] = ("directory", "s3")
+    """The kinds of store it can use."""
+    room: ClassVar[float]
+    """Disk it needs at most, in multiples of the large file."""
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        self.directory = directory
+        self.store = store
+
+    @classmethod
+    @abstractmethod
+    def version(cls) -> str | None:
+        """Which one would run; None when it is not installed."""
+
+    def begin(self) -> None:
+        """Make the repository, mount what is to be mounted."""
+        self.directory.mkdir(parents=True)
+
+    def end(self) -> None:
+        """No process, mount or file is left."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.store.remove()
+
+    @abstractmethod
+    def store_file(self, file: Path) -> Timed:
+        """Until `file` is in the store, in bytes."""
+
+    @abstractmethod
+    def store_tree(self, corpus: Corpus) -> TreeStored:
+        """Until the tree is in the store, in files."""
+
+    @abstractmethod
+    def restore(self, file: Path, target: Path) -> Timed:
+        """What was stored of `file` becomes `target`, nothing of it being cached, in bytes."""
+
+    def read_cached(self, file: Path) -> Timed | None:
+        """`file` read once, from the contender's own cache, in bytes."""
+        return None
+
+    def find(self, corpus: Corpus) -> Timed | None:
+        """All entries of the tree with their attributes, nothing being known to the kernel, in entries."""
+        return None
+
+    def remove_tree(self, corpus: Corpus) -> Timed | None:
+        """The tree is gone, in files."""
+        return None
+
+
+class MountContender(Contender):
+    """A contender that is a file system."""
+
+    @property
+    def root(self) -> Path:
+        """Where it is mounted."""
+        return self.directory / "mnt"
+
+    @abstractmethod
+    def mount(self) -> None:
+        """Ready on return."""
+
+    @abstractmethod
+    def unmount(self) -> None:
+        """Everything safe, and its process ended, on return."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Until everything written is in the store."""
+
+    @abstractmethod
+    def remount_cold(self) -> None:
+        """Mounted again, with nothing of the files' contents on this host."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Its process has ended, at once, whatever it was doing."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.root.mkdir()
+
+    def end(self) -> None:
+        self.kill()
+        machine.detach(self.root)
+        super().end()
+
+    def store_file(self, file: Path) -> Timed:
+        with Stopwatch() as copy:
+            machine.run(["cp", file, self.root / file.name])
+        with Stopwatch() as ship:
+            self.barrier()
+        return _in_two(file.stat().st_size, copy, ship)
+
+    def store_tree(self, corpus: Corpus) -> TreeStored:
+        with Stopwatch() as copy:
+            machine.run(["rsync", "-aH", f"{corpus.tree}/", f"{self._tree}/"])
+        with Stopwatch() as ship:
+            self.barrier()
+        return TreeStored(
+            Timed(corpus.planted.files, copy.seconds), _in_two(corpus.planted.files, copy, ship)
+        )
+
+    def restore(self, file: Path, target: Path) -> Timed:
+        self.remount_cold()
+        machine.forget_pages()
+        with Stopwatch() as watch:
+            machine.run(["cp", self.root / file.name, target])
+        return Timed(file.stat().st_size, watch.seconds)
+
+    def read_cached(self, file: Path) -> Timed:
+        machine.forget_pages()
+        with Stopwatch() as watch:
+            amount = machine.read_through(self.root / file.name)
+        return Timed(amount, watch.seconds)
+
+    def find(self, corpus: Corpus) -> Timed:
+        self.unmount()
+        self.mount()
+        machine.forget_pages()
+        with Stopwatch() as watch:
+            found = machine.run(["find", self._tree, "-printf", r"%s %T@\n"])
+        entries = found.count("\n")
+        if entries != corpus.planted.entries:
+            raise Corrupt(f"find saw {entries} entries in {self._tree}, {corpus.planted.entries} were stored")
+        return Timed(entries, watch.seconds)
+
+    def remove_tree(self, corpus: Corpus) -> Timed:
+        with Stopwatch() as watch:
+            machine.run(["rm", "-rf", self._tree])
+        return Timed(corpus.planted.files, watch.seconds)
+
+    @property
+    def _tree(self) -> Path:
+        return self.root / "tree"
+
+
+def _in_two(amount: float, copy: Stopwatch, ship: Stopwatch) -> Timed:
+    return Timed(amount, copy.seconds + ship.seconds, {"copy": copy.seconds, "ship": ship.seconds})

@@ -1,0 +1,67 @@
+"""The rounds: every contender does every act, in turns, so that a busy minute of the machine hits all alike.
+
+Each round begins with empty stores and goes through the acts; within an act the contenders take turns, in the
+opposite order every second round. However a round ends, its processes, mounts and files are gone afterwards.
+"""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from scripts.benchlib.contender import Contender, Timed
+from scripts.benchlib.corpus import Corpus
+from scripts.benchlib.results import Sample
+from scripts.benchlib.stores import Stores
+from scripts.benchlib.workloads import Act
+
+
+def run_rounds(
+    contenders: Sequence[type[Contender]],
+    acts: Sequence[Act],
+    corpus: Corpus,
+    *,
+    rounds: int,
+    directory: Path,
+    stores: Stores,
+    report: Callable[[Sample], None],
+) -> None:
+    """Hands each sample to `report` as soon as it is there. What fails ends the run with its error."""
+    for number in range(1, rounds + 1):
+        order = list(contenders) if number % 2 else list(reversed(contenders))
+        with ExitStack() as cleanup:
+            running = []
+            for kind in order:
+                name = kind.name.replace(" ", "-")
+                contender = kind(directory / name, stores.empty(f"{name}-{number}"))
+                cleanup.callback(_end, contender)
+                contender.begin()
+                running.append(contender)
+            for act in acts:
+                for contender in running:
+                    for sample in _samples(act, contender, corpus, number):
+                        report(sample)
+
+
+def _samples(act: Act, contender: Contender, corpus: Corpus, number: int) -> Iterator[Sample]:
+    for workload, figure in act.perform(contender, corpus).items():
+        if isinstance(figure, Timed):
+            rate = figure.amount / figure.seconds
+            yield Sample(workload, contender.name, number, rate, figure.seconds, figure.parts)
+        elif figure is not None:
+            yield Sample(workload, contender.name, number, figure)
+
+
+def _end(contender: Contender) -> None:
+    with uninterrupted():
+        contender.end()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A second ^C does not stop what tidies up after the first."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,105 @@
+"""The command line, and what is read from other programs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusegw.errors import Full, Invalid, Unavailable
+from scripts.benchlib import machine
+from scripts.benchlib.command import DATA_DIRECTORY, PEERS, Choice, names_of
+from scripts.benchlib.rclone import idle
+from scripts.benchlib.repositories import Restic
+from scripts.benchlib.stores import account_of
+from scripts.benchlib.workloads import WORKLOADS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(ROOT / "scripts" / "bench"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def statistics(**figures: int) -> dict[str, Any]:
+    disk = {"erroredFiles": 0, "outOfSpace": False, "uploadsInProgress": 0, "uploadsQueued": 0}
+    return {"diskCache": disk | figures}
+
+
+def test_names_come_in_their_own_order_and_unknown_ones_are_refused() -> None:
+    assert names_of("c, a", ["a", "b", "c"], "thing") == ["a", "c"]
+    assert names_of("", ["a"], "thing") == []
+    with pytest.raises(Invalid, match="d: no such thing; there are a, b"):
+        names_of("a,d", ["a", "b"], "thing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--size", "big"), "'big' is not a size"),
+        (("--peers", "dropbox"), "no such peer; there are restic, borg, rclone"),
+        (("--only", "speed"), "no such workload"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_done(arguments: tuple[str, ...], said: str) -> None:
+    done = bench(*arguments)
+    assert (done.returncode, done.stdout) == (Invalid.exit_code, "")
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.mount
+@pytest.mark.slow
+def test_a_small_run_measures_everything_and_leaves_only_its_data(tmp_path: Path) -> None:
+    done = bench("--size", "4M", "--files", 20, "--rounds", 1, "--peers", "", "--keep", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [row["workload"]["name"] for row in document["workloads"]] == [w.name for w in WORKLOADS]
+    assert all(row["medians"]["fusegw"] > 0 for row in document["workloads"])
+    assert [path.name for path in tmp_path.iterdir()] == [DATA_DIRECTORY]
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_peer_that_is_missing_or_cannot_use_the_store_takes_no_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Restic, "version", lambda: None)
+    monkeypatch.setattr(PEERS["borg"], "version", lambda: "1")
+    choice = Choice(1 << 20, 10, 1, ["new"], ["restic", "borg"], "directory")
+    assert [kind.name for kind in choice.contenders] == ["fusegw", "borg"]
+    over_s3 = Choice(1 << 20, 10, 1, ["new"], ["restic", "borg"], "s3")
+    assert [kind.name for kind in over_s3.contenders] == ["fusegw"]
+    assert over_s3.needed_bytes < choice.needed_bytes
+
+
+def test_too_little_room_is_said_with_the_figures(tmp_path: Path) -> None:
+    needed = shutil.disk_usage(tmp_path).total + 1
+    with pytest.raises(Full, match=r"needs .*iB .*has .*iB"):
+        machine.check_room(tmp_path, needed)
+    with pytest.raises(Full, match="--keep"):
+        machine.choose_directory(needed)
+
+
+def test_memory_is_no_place_to_measure(tmp_path: Path) -> None:
+    machine.check_room(tmp_path, 1)
+    with pytest.raises(Invalid, match="memory"):
+        machine.check_room(Path("/dev/shm"), 1)
+
+
+def test_rclone_is_idle_when_nothing_is_queued_or_under_way() -> None:
+    assert idle(statistics())
+    assert not idle(statistics(uploadsQueued=1))
+    assert not idle(statistics(uploadsInProgress=1))
+
+
+def test_an_upload_of_rclone_that_failed_is_not_taken_for_a_finished_one() -> None:
+    with pytest.raises(Unavailable, match="2 files"):
+        idle(statistics(erroredFiles=2))
+
+
+def test_the_account_is_read_from_what_a_shell_would_export() -> None:
+    printed = "# endpoint: http://x\nexport AWS_ENDPOINT_URL=http://x:1\nexport A=b C=d=\n"
+    assert account_of(printed) == {"AWS_ENDPOINT_URL": "http://x:1", "A": "b", "C": "d="}
