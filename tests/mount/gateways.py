@@ -102,6 +102,10 @@ class Gateway:
         report: dict[str, Any] = json.loads(self.command("status", NAME, "--json"))
         return report
 
+    def cache_stats(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.command("cache", "stats", NAME, "--json"))
+        return report
+
     def mount(self, *options: object, **environment: str) -> None:
         """Mounted and ready on return."""
         self.command("mount", NAME, self.root, *options, **environment)
