@@ -97,8 +97,8 @@ def bench(
     Prints medians over the rounds, in brackets how many times faster (larger, for sizes) fusegw is, and the
     targets. Peers that are not installed are left out. As root page caches are dropped before reads.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         choice = Choice(
             parse_size(size),

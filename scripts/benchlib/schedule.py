@@ -59,9 +59,11 @@ def _end(contender: Contender) -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A second ^C does not stop what tidies up after the first."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A second ^C does not stop what tidies up after the first; nor does anything else that asks to end."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before:
+            signal.signal(number, handler)
