@@ -190,7 +190,7 @@ class Operations(pyfuse3.Operations):
 
     @instant
     def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
-        return self._volume.xattrs.list(self._inode_of(node))
+        return self._volume.xattrs.list(self._inode_of(node), _caller(ctx))
 
     @waiting
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:

@@ -207,6 +207,18 @@ def test_xattr_rules(place: Path) -> None:
     assert act_as(ALICE, lambda: os.setxattr(path, "trusted.x", b"")) == errno.EPERM
 
 
+def test_trusted_xattrs_are_shown_to_the_privileged_only(place: Path) -> None:
+    path = make(place / "file", 0o644, ALICE)
+    os.setxattr(path, "user.x", b"")
+    os.setxattr(path, "trusted.x", b"")
+    assert os.listxattr(path) == ["trusted.x", "user.x"]
+
+    def list_as_alice() -> None:
+        assert os.listxattr(path) == ["user.x"]
+
+    assert act_as(ALICE, list_as_alice) == 0
+
+
 def test_access_acls_are_enforced(place: Path) -> None:
     path = make(place / "file", 0o600)
     grant = acl(
