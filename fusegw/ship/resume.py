@@ -27,9 +27,8 @@ from fusegw.meta.schema import (
     chunk_key,
     numbered,
 )
-from fusegw.packs.format import Location, PackInfo, PackKeys
+from fusegw.packs.format import Location, PackInfo, PackKeys, object_key
 from fusegw.packs.recover import close_torn
-from fusegw.ship.shipper import pack_object
 from fusegw.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -105,7 +104,7 @@ def _look_for(metadata: Metadata, cache: PackCache, store: ObjectStore, number: 
     if cache.size(name) == pack.size:
         return
     try:
-        stored = store.head(pack_object(pack.pack_id)).size == pack.size
+        stored = store.head(object_key(pack.pack_id)).size == pack.size
     except NotFound:
         stored = False
     if stored:

@@ -22,6 +22,7 @@ from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import PACK, PACK_CLOSED, PACK_LOCAL, PACK_NUMBER_END, Pack
 from fusegw.packs.closing import ClosedPack
+from fusegw.packs.format import object_key
 from fusegw.packs.writer import PackWriter
 from fusegw.ship.health import Health
 from fusegw.store.base import ObjectStore
@@ -30,12 +31,6 @@ log = logging.getLogger(__name__)
 _TEND_S = 0.25
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
-
-
-def pack_object(pack_id: bytes) -> str:
-    """The store's key of a pack."""
-    name = pack_id.hex()
-    return f"packs/{name[:2]}/{name}"
 
 
 class _Unstored:
@@ -261,7 +256,7 @@ class Shipper:
     def _put(self, pack: Pack) -> None:
         """Blocking: the spool's bytes, checked against the digest taken at sealing, into the store."""
         name = pack.pack_id.hex()
-        key = pack_object(pack.pack_id)
+        key = object_key(pack.pack_id)
         data = self._cache.read_pinned(name, pack.size)
         if data is None or blake3(data).digest() != pack.digest:
             raise Corrupt(
