@@ -151,8 +151,9 @@ class DirectoryStore:
 
     def _mark(self) -> None:
         """Make `.staging`, and the top if that is wanted, in a directory not yet in use."""
-        if self._marked or not (self._create or _is_directory(self._top)):
-            raise Unavailable(self._missing())
+        self._expect_store()
+        if self._marked:  # by another thread, just now
+            return
         for made in _make_directories(self._top):
             _fsync_directory(os.path.dirname(made))
         with suppress(FileExistsError):
@@ -185,10 +186,12 @@ class DirectoryStore:
     def _settle(self, directory: str) -> None:
         """fsync `directory` and, the first time, the ones above that hold its name."""
         _fsync_directory(directory)
+        unsettled = []
         while directory not in self._settled and directory != self._top:
-            self._settled.add(directory)
+            unsettled.append(directory)
             directory = os.path.dirname(directory)
             _fsync_directory(directory)
+        self._settled.update(unsettled)  # only now may other threads rely on it
 
     def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """Objects below `folder` ("" or ending in "/") in key order: directories sort with their slash."""

@@ -7,7 +7,9 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -162,6 +164,19 @@ def test_create_makes_the_directory_with_the_first_put(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     store.put("volume", b"")
     assert open_at(tmp_path / "new" / "store", create=False).get("volume", size_max=10) == b""
+
+
+def test_first_puts_at_once(tmp_path: Path) -> None:
+    for round_number in range(30):
+        store, line = open_at(tmp_path / str(round_number)), threading.Barrier(8)
+
+        def put(number: int, store: DirectoryStore = store, line: threading.Barrier = line) -> None:
+            line.wait()
+            store.put(f"packs/{number % 3}/{number}", b"bytes")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, range(8)))
+        assert len(list(store.list())) == 8
 
 
 def test_opening_and_reading_write_nothing(tmp_path: Path) -> None:
