@@ -1,7 +1,7 @@
 """moto's S3 server as a process: prints its port when it listens, ends when its standard input does.
 
-One request is served at a time: moto looks for a key and then puts it, and a condition is only worth something
-when nothing comes between.
+One request is served at a time: moto looks for a key and then puts it, and a condition is worth nothing when
+another request comes between.
 
 python moto_main.py [CERTIFICATE KEY]     with both: TLS
 """
