@@ -41,7 +41,8 @@ def needs(program: str) -> str:
 def fio(place: Path, kind: str, size: str, *, verify: bool) -> "subprocess.CompletedProcess[str]":
     """Write with checksums, or read back what was written so and check it."""
     command = [needs("fio"), "--name=data", f"--directory={place}", f"--size={size}", *FIO[kind].split()]
-    checks = ["--verify=crc32c", "--verify_fatal=1", "--verify_only" if verify else "--do_verify=0"]
+    checks = ["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"]
+    checks.append("--verify_only" if verify else "--do_verify=0")
     return subprocess.run([*command, *checks], capture_output=True, text=True, timeout=300)
 
 
