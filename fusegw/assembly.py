@@ -1,8 +1,8 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
-Tasks, all in one nursery: ingest, idle files, reaper, shipper, committer. Orderly end: no new requests →
-data in memory into packs → packs closed → last commit → uploads, for a bounded time → tasks cancelled →
-files closed. When the body raises, the volume is closed as it stands, as a crash would leave it.
+Tasks, all in one nursery: ingest, idle files, reaper, recutter, shipper, committer. Orderly end: no new
+requests → data in memory into packs → packs closed → last commit → uploads, for a bounded time → tasks
+cancelled → files closed. When the body raises, the volume is closed as it stands, as a crash would leave it.
 """
 
 import errno
@@ -45,12 +45,14 @@ from fusegw.ship.shipper import Shipper
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.files import Files
+from fusegw.vfs.fragments import Fragments
 from fusegw.vfs.fresh import create_volume_root
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.pressure import Pressure
 from fusegw.vfs.reading import Reading
 from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.recut import Recutter
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.volume import Volume
 from fusegw.vfs.xattrs import Xattrs
@@ -70,6 +72,7 @@ class Runtime(msgspec.Struct, frozen=True):
     committer: Committer
     shipper: Shipper
     reading: Reading
+    recutter: Recutter
     health: Health
     usage: Usage
     chunks: Chunks
@@ -237,9 +240,21 @@ def _build(
     usage = Usage(metadata)
     reader = PackReader(cache, source.store, keys, chunk_id_of=pipeline.chunk_id, peek=writer.peek)
     reading = Reading(metadata, chunks, reader, nursery, read_ahead_bytes=tuning.read_ahead_bytes)
+    fragments = Fragments(small_bytes=tuning.chunk_size_bytes // 8)
     files = Files(
-        metadata, inodes, chunks, usage, pipeline, cutter, reading, committer, pressure, clock=clock
+        metadata,
+        inodes,
+        chunks,
+        usage,
+        pipeline,
+        cutter,
+        reading,
+        committer,
+        pressure,
+        fragments,
+        clock=clock,
     )
+    recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     reaper = Reaper(metadata, inodes, chunks, usage, files)
     volume = Volume(
         metadata,
@@ -258,15 +273,28 @@ def _build(
         nursery.start_soon(task)
     if not source.read_only:
         nursery.start_soon(reaper.run)
+        nursery.start_soon(recutter.run)
         nursery.start_soon(shipper.run)
     runtime = Runtime(
-        volume, metadata, cache, pipeline, committer, shipper, reading, health, usage, chunks, epoch
+        volume,
+        metadata,
+        cache,
+        pipeline,
+        committer,
+        shipper,
+        reading,
+        recutter,
+        health,
+        usage,
+        chunks,
+        epoch,
     )
     return runtime, writer
 
 
 async def _finish(runtime: Runtime, wait_s: float) -> None:
     """Everything durable here, then everything stored, as far as that is possible."""
+    runtime.recutter.stop()
     try:
         await runtime.volume.sync()
         await runtime.shipper.close()

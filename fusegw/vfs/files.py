@@ -26,6 +26,7 @@ from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import INODE, Inode
 from fusegw.vfs import extents
+from fusegw.vfs.fragments import Fragments
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.losses import Losses
 from fusegw.vfs.pressure import Pressure
@@ -77,6 +78,7 @@ class Files:
         reading: Reading,
         committer: Committer,
         pressure: Pressure,
+        fragments: Fragments,
         *,
         clock: Clock,
         memory_max_bytes: int = 64 << 20,
@@ -90,6 +92,7 @@ class Files:
         self._reading = reading
         self._committer = committer
         self._pressure = pressure
+        self._fragments = fragments
         self._clock = clock
         self._memory_max_bytes = memory_max_bytes
         self._files: dict[int, _File] = {}
@@ -296,6 +299,7 @@ class Files:
     def _let_go(self, file: _File) -> None:
         if not file.handles and not file.runs and not file.flights:
             self._files.pop(file.ino, None)
+            self._fragments.settled(file.ino)
 
     def _forget_buffered(self, file: _File, nbytes: int) -> None:
         self._buffered -= nbytes
@@ -389,6 +393,7 @@ class Files:
         for part, (offset, pieces) in zip(ranges, placed, strict=True):
             length = min(len(part.data), clip - offset)
             row = extents.place(change, self._chunks, row, offset, pieces, length)
+            self._fragments.placed(file.ino, offset, length, len(pieces), before.size)
         if file.runs or file.flights:
             change.put(INODE, file.ino, row)
         else:

@@ -43,6 +43,17 @@ class Pressure:
         """Claim `nbytes` when that needs no waiting, no eviction and no delay."""
         return self._cache.fill_ratio() < self._high_watermark and self._cache.reserve_nowait(nbytes)
 
+    @property
+    def calm(self) -> bool:
+        """Whether work that could as well be done later may claim: less than half of what slows writers."""
+        return 2 * self._cache.fill_ratio() < self._high_watermark
+
+    async def admit_spare(self, nbytes: int) -> bool:
+        """Claim `nbytes` for such work, evicting if need be but never waiting for room."""
+        return self.calm and (
+            self._cache.reserve_nowait(nbytes) or await trio.to_thread.run_sync(self._cache.reserve, nbytes)
+        )
+
     async def admit(self, nbytes: int) -> None:
         """Claim `nbytes`, waiting as this module says; OSError ENOSPC when there is no room in time."""
         if self._waiters >= self._waiters_max:

@@ -91,13 +91,14 @@ class Reading:
             found = extents.covering(self._metadata.change(), row.ino, offset, end)
             self._look_ahead(row, offset, end)
             try:
-                return await self._assemble(row.ino, found, offset, end)
+                return await self.assemble(row.ino, found, offset, end)
             except (FusegwError, OSError):
                 # The file may have been overwritten while its old chunks were being fetched.
                 if extents.covering(self._metadata.change(), row.ino, offset, end) == found:
                     raise
 
-    async def _assemble(self, ino: int, found: list[tuple[int, Extent]], offset: int, end: int) -> bytes:
+    async def assemble(self, ino: int, found: list[tuple[int, Extent]], offset: int, end: int) -> bytes:
+        """The bytes [offset, end) of exactly these extents, which the inode has at the time of the call."""
         sources = self._sources(found)
         parts: list[bytes | memoryview] = []
         position = offset
