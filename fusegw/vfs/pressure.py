@@ -45,13 +45,13 @@ class Pressure:
 
     @property
     def calm(self) -> bool:
-        """Whether work that could as well be done later may claim: less than half of what slows writers."""
+        """Less than half of what slows writers is used: time for work that could as well be done later."""
         return 2 * self._cache.fill_ratio() < self._high_watermark
 
     async def admit_spare(self, nbytes: int) -> bool:
-        """Claim `nbytes` for such work, evicting if need be but never waiting for room."""
-        return self.calm and (
-            self._cache.reserve_nowait(nbytes) or await trio.to_thread.run_sync(self._cache.reserve, nbytes)
+        """Claim `nbytes` for such work, evicting if need be; False when that would take waiting for room."""
+        return self._cache.reserve_nowait(nbytes) or await trio.to_thread.run_sync(
+            self._cache.reserve, nbytes
         )
 
     async def admit(self, nbytes: int) -> None:

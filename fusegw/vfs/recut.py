@@ -185,7 +185,8 @@ class Recutter:
     def _worth(self, found: Extents) -> Iterator[Extents]:
         """The parts of `found` to re-cut, ascending: see the module's rules."""
         small = self._fragments.small_bytes
-        parts = list(_neighbours(found, length_max=4 * small))[::-1]
+        # Not what may be a chunk as the cutter left it: others may share it.
+        parts = list(_neighbours(found, length_max=2 * small))[::-1]
         while parts:
             part = parts.pop()
             if len(part) < _EXTENTS_MIN:
@@ -275,7 +276,7 @@ class Recutter:
 
 
 def _neighbours(found: Extents, *, length_max: int) -> Iterator[Extents]:
-    """Extents one behind the other, without holes and those that are longer."""
+    """Extents one behind the other, without holes and those of `length_max` and longer."""
     part: Extents = []
     for offset, extent in found:
         if extent.chunk != HOLE and extent.length < length_max:
