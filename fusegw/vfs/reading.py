@@ -13,7 +13,7 @@ from collections import OrderedDict
 import msgspec
 import trio
 
-from fusegw.errors import Corrupt, FusegwError
+from fusegw.errors import Corrupt, FusegwError, Unavailable
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
@@ -190,9 +190,15 @@ class Reading:
         return loads
 
     async def _load(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
-        """Load chunks together; when one cannot be had, one by one, since the others are fine."""
+        """Load chunks together; when one cannot be had, one by one, since the others are fine.
+
+        A store that does not answer is not asked for each of them: readers wait for all those tries.
+        """
         try:
             await self._fetch(loads, refs)
+        except Unavailable as error:
+            for load in loads.values():
+                load.error = error
         except (FusegwError, OSError):
             for (number, load), ref in zip(loads.items(), refs, strict=True):
                 try:
@@ -207,15 +213,25 @@ class Reading:
                 load.done.set()
 
     async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
+        """What is here is handed out before the store is asked for the rest."""
         raws = await trio.to_thread.run_sync(self._reader.read_local, refs, limiter=self._local)
-        absent = [ref for ref, raw in zip(refs, raws, strict=True) if raw is None]
-        fetched: list[bytes] = []
+        absent: list[tuple[int, _Load]] = []
+        absent_refs: list[ChunkRef] = []
+        for (number, load), ref, raw in zip(loads.items(), refs, raws, strict=True):
+            if raw is None:
+                absent.append((number, load))
+                absent_refs.append(ref)
+            else:
+                self._arrived(number, load, raw)
         if absent:
-            fetched = await trio.to_thread.run_sync(self._reader.read, absent, limiter=self._remote)
-        rest = iter(fetched)
-        for (number, load), raw in zip(loads.items(), raws, strict=True):
-            load.raw = raw if raw is not None else next(rest)
-            self._remember(number, load.raw)
+            fetched = await trio.to_thread.run_sync(self._reader.read, absent_refs, limiter=self._remote)
+            for (number, load), raw in zip(absent, fetched, strict=True):
+                self._arrived(number, load, raw)
+
+    def _arrived(self, number: int, load: _Load, raw: bytes) -> None:
+        load.raw = raw
+        load.done.set()
+        self._remember(number, raw)
 
     def _reference(self, number: int) -> ChunkRef:
         change = self._metadata.change()

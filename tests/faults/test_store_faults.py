@@ -1,8 +1,10 @@
 """What a store that fails does to a running volume: nothing is lost, nothing hangs, nothing is wrong."""
 
 import errno
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -13,6 +15,7 @@ from fusegw.store.faulty import Fault, FaultyStore
 from fusegw.store.memory import MemoryStore
 from fusegw.store.retry import RetryingStore, RetryPolicy
 from tests.faults.support import (
+    TUNING,
     content,
     fill_until_full,
     forget_cached,
@@ -131,6 +134,50 @@ async def test_faults_by_chance_change_no_byte(tmp_path: Path, rates: dict[Fault
                     continue
             assert found == data
     assert sum(inner.injected.values()) > 0, "no fault was injected"
+
+
+class AskedStore(MemoryStore):
+    """Counts the ranged reads it is asked for; while `away` they fail, once `patience` is at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=SystemClock())
+        self.away = False
+        self.asked = 0
+        self.patience = threading.Event()
+
+    def get_range(self, key: str, offset: int, length: int) -> bytes:
+        self.asked += 1
+        if self.away:
+            self.patience.wait(30)
+            raise Unavailable("nobody answers")
+        return super().get_range(key, offset, length)
+
+
+async def test_a_silent_store_is_asked_once_for_a_read_of_many_chunks(tmp_path: Path) -> None:
+    """Every request is tried for a long time: readers must get their error after one of them."""
+    store, tuning = AskedStore(), msgspec.structs.replace(TUNING, read_ahead_bytes=0)
+    async with volume(source(tmp_path, store, tuning=tuning)) as runtime:
+        data = content(6, 4 << 20)
+        ino = await write_file(runtime, b"f", data)
+        await runtime.volume.barrier()
+        forget_cached(runtime)
+        assert await runtime.volume.files.read(ino, 0, 100_000) == data[:100_000]
+        runtime.reading.forget()
+        store.away, store.asked = True, 0
+
+        async def read_everything() -> None:
+            with pytest.raises(Unavailable):
+                await read_file(runtime, b"f")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_everything)
+            await until(lambda: store.asked == 1)
+            # What the same load found in the cache is served meanwhile.
+            assert await runtime.volume.files.read(ino, 0, 100_000) == data[:100_000]
+            store.patience.set()
+        assert store.asked == 1
+        store.away = False
+        assert await read_file(runtime, b"f") == data
 
 
 async def test_damaged_replies_are_never_served(tmp_path: Path) -> None:
