@@ -49,6 +49,7 @@ RETRIES = RetryPolicy(elapsed_max_s=20.0)
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop; codecs let go of it anyway."""
 
+_M_ARENA_MAX, _ARENAS_MAX = -8, 2
 _GC_THRESHOLDS = (20_000, 20, 50)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -61,6 +62,8 @@ def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk |
     `disk` makes the system calls on cache files (default: the operating system's).
     """
     sys.setswitchinterval(SWITCH_S)
+    # Each thread would get a heap of its own, and each would keep what it once held of chunks and blocks.
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS_MAX)
     try:
         trio.run(_gateway, settings, on_ready, disk or OsDisk())
     except BaseExceptionGroup as group:
