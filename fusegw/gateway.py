@@ -32,7 +32,7 @@ from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
 from fusegw.fuse.read_only import ReadOnlyOperations
 from fusegw.keys.hierarchy import VolumeKeys
-from fusegw.keys.volume import open_volume
+from fusegw.keys.volume import read_volume, unlock
 from fusegw.service import Service
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
@@ -96,12 +96,14 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
 
 
 def _open_keys(settings: GatewaySettings, store: ObjectStore, entropy: Entropy) -> VolumeKeys:
-    opened = open_volume(store, settings.secret)
-    if opened.header.volume_id != settings.volume_id:
+    stored = read_volume(store)
+    # Before the secret is tried: that another volume has other keys says nothing of this one's.
+    if stored.header.volume_id != settings.volume_id:
         raise Invalid(
-            f"{store.url} holds volume {opened.header.volume_id.hex()}, volume {settings.volume!r} is "
+            f"{store.url} holds volume {stored.header.volume_id.hex()}, volume {settings.volume!r} is "
             f"{settings.volume_id.hex()}; check the store's address"
         )
+    opened = unlock(stored, settings.secret)
     if opened.read_only_required and not settings.options.read_only:
         names = ", ".join(feature.name for feature in opened.unknown_features)
         raise UnknownFormat(
