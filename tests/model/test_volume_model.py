@@ -26,6 +26,7 @@ def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
     world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
     world.run(operations(4_000), life)
     assert world.operations >= operations(4_000)
+    assert world.recut_spans
 
 
 def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class World:
         self.opened: set[int] = set()
         self.operations = 0
         self.log: list[str] = []
+        self.recut_spans = 0
         self._pool = [self.random.randbytes(size) for size in (1, 100, 5000, 20_000, 70_000, 200_000)]
         self._source = Source(
             store=store,
@@ -117,7 +118,7 @@ class World:
 
     async def _live(self, budget: int, end: str) -> None:
         try:
-            async with running_volume(self._source) as runtime:
+            async with running_volume(self._source) as runtime, trio.open_nursery() as nursery:
                 self.clock.now = self.reference.now
                 for ino in list(self.reference.nodes):
                     self.reference.release(ino)
@@ -128,7 +129,7 @@ class World:
                 self.durable = self.reference.copy()
                 while self.operations < budget:
                     self.operations += 1
-                    await self._step(runtime)
+                    await self._step(runtime, nursery)
                 await self.compare(runtime)
                 if end == "crash":
                     raise Crash
@@ -139,14 +140,16 @@ class World:
         self.reference = self.durable.copy()
         self.opened.clear()
 
-    async def _step(self, runtime: Runtime) -> None:
+    async def _step(self, runtime: Runtime, background: trio.Nursery) -> None:
         self.reference.now += self.random.randrange(1, 10**9)
         self.clock.now = self.reference.now
         choice = self.random.random()
         if choice < 0.5:
             self._name_step(runtime.volume)
-        elif choice < 0.985:
+        elif choice < 0.975:
             await self._data_step(runtime.volume)
+        elif choice < 0.985:
+            await self._recut_step(runtime, background)
         else:
             await self._life_step(runtime)
         if self.random.random() < 0.02:
@@ -185,7 +188,9 @@ class World:
         ino = self.random.choice(files)
         node = self.reference.nodes[ino]
         choice = self.random.random()
-        if choice < 0.45:
+        if choice < 0.05:
+            await self._scatter(volume, ino)
+        elif choice < 0.45:
             await self._write(volume, ino)
         elif choice < 0.75:
             offset = self.random.randrange(0, len(node.data) + 100)
@@ -221,6 +226,23 @@ class World:
             offset = len(node.data)
         else:
             offset = self.random.randrange(0, max(1, min(len(node.data) + 60_000, FILE_MAX - len(data))))
+        await self._write_at(volume, ino, offset, data)
+
+    async def _scatter(self, volume: Volume, ino: int) -> None:
+        """Small neighbouring pieces, each on its own way: what re-cutting is for."""
+        size = len(self.reference.nodes[ino].data)
+        piece_max = self.random.choice((4, 200, 2000))
+        offset = self.random.choice((size, self.random.randrange(size + 1)))
+        for _ in range(self.random.randrange(20, 60)):
+            data = self.random.randbytes(self.random.randrange(1, piece_max))
+            if offset + len(data) > FILE_MAX:
+                return
+            await self._write_at(volume, ino, offset, data)
+            volume.files.flush(ino)
+            offset += len(data)
+
+    async def _write_at(self, volume: Volume, ino: int, offset: int, data: bytes) -> None:
+        node = self.reference.nodes[ino]
         assert await volume.files.write(ino, offset, data) == len(data)
         node.data.extend(bytes(max(0, offset - len(node.data))))
         node.data[offset : offset + len(data)] = data
@@ -239,6 +261,18 @@ class World:
         else:
             runtime.reading.forget()
             await trio.to_thread.run_sync(runtime.cache.drop)
+
+    async def _recut_step(self, runtime: Runtime, background: trio.Nursery) -> None:
+        """Re-cut what is due, now or while the next operations run."""
+        await runtime.volume.files.settle_all()
+        if self.random.random() < 0.5:
+            await self._recut(runtime)
+        else:
+            background.start_soon(self._recut, runtime)
+
+    async def _recut(self, runtime: Runtime) -> None:
+        for _ in range(10):
+            self.recut_spans += bool(await runtime.recutter.step())
 
     async def _settle_reaper(self, runtime: Runtime) -> None:
         while runtime.volume.reap_backlog > sum(
