@@ -40,7 +40,7 @@ def test_long_pieces_and_whole_files_do_not_count() -> None:
 
 
 def test_looks_are_paid_for_by_pieces() -> None:
-    """Nothing can be done about this span: each look finds all pieces placed so far. Their sum stays linear."""
+    """Nothing can be done about this span: each look finds all pieces so far. Their sum stays linear."""
     fragments = new_fragments()
     seen = 0
     for number in range(1, 10_001):

@@ -345,7 +345,7 @@ async def test_clean_data_in_the_cache_is_no_pressure(tmp_path: Path, mock_clock
 
 async def test_nothing_happens_while_data_is_on_its_way(tmp_path: Path, mock_clock: object) -> None:
     async with volume(source(tmp_path, store(), tuning=QUIET)) as runtime:
-        ino, data = await scattered(runtime)
+        _, data = await scattered(runtime)
         other = create(runtime, b"other")
         await runtime.volume.files.write(other, 0, content(2, 1 << 20))
         runtime.volume.files.send_all()
