@@ -18,8 +18,8 @@ from fusegw.meta.schema import Inode
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
 IO_BYTES = 1 << 20
-"""`st_blksize`, what programs such as cp write at a time: as much as one request can carry, since requests cost
-more than bytes."""
+"""`st_blksize`, what programs such as cp write at a time: as much as one request can carry, since requests
+cost more than bytes."""
 
 log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
