@@ -80,7 +80,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         default=512 << 10, name="chunk_size"
     )
     """Average length of a chunk; changing it ends deduplication against what was cut before."""
-    compression_level: Annotated[int, msgspec.Meta(ge=-7, le=19)] = 2
+    compression_level: Annotated[int, msgspec.Meta(ge=-7, le=19)] = 3
     """Level of zstd."""
     codec_threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     """Threads that cut, compress and seal; 0 means one per processor."""
