@@ -27,7 +27,7 @@ from fusegw.clock import Clock, Entropy, SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings
 from fusegw.control import server
 from fusegw.daemon import mountpoint
-from fusegw.errors import FusegwError, Invalid, UnknownFormat
+from fusegw.errors import Busy, FusegwError, Invalid, UnknownFormat
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
 from fusegw.fuse.read_only import ReadOnlyOperations
@@ -46,6 +46,8 @@ LEAVE_S = 2.0
 """How long a mount that was detached may go on serving what is open on it."""
 RETRIES = RetryPolicy(elapsed_max_s=20.0)
 """For one request; uploads are then tried again for ever, and reads fail with EIO."""
+BUSY_S = 1.0
+"""How long a mount in use is tried again."""
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop; codecs let go of it anyway."""
 
@@ -201,8 +203,19 @@ class _Mounted:
                 await self._detach()
 
     async def _unmount(self) -> None:
-        """Take the mount away; Busy, and nothing is changed, when it is in use."""
-        await self._take_away(lazy=False)
+        """Take the mount away; Busy, and nothing is changed, when it stays in use.
+
+        What a process that just ended had open is let go of by the kernel a little later.
+        """
+        deadline = trio.current_time() + BUSY_S
+        while True:
+            try:
+                await self._take_away(lazy=False)
+                break
+            except Busy:
+                if trio.current_time() >= deadline:
+                    raise
+                await trio.sleep(BUSY_S / 20)
         self._leaving.set()
 
     async def _detach(self) -> None:
