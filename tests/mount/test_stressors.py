@@ -11,16 +11,8 @@ from tests.mount.gateways import Gateway, drop_kernel_caches
 
 pytestmark = pytest.mark.mount
 
-# Without fsize: where there is no fallocate it writes instead, and takes what its own loop does for ours.
-STRESSORS = (
-    "access", "chattr", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep", "dirmany",
-    "dnotify", "dup", "fallocate", "fanotify", "fcntl", "fiemap", "file-ioctl", "filename", "flock",
-    "fpunch", "fstat", "getdent", "handle", "hdd", "inode-flags", "inotify", "io", "iomix",
-    "ioprio", "lease", "link", "locka", "lockf", "lockofd", "mknod", "open", "rename", "symlink",
-    "sync-file", "touch", "utime", "verity", "xattr", "aio", "mmap", "mmapfork", "msync", "readahead",
-    "revio", "seek", "sendfile", "splice",
-)  # fmt: skip
-SHORT = ("copy-file", "dentry", "fallocate", "getdent", "hdd", "link", "rename", "xattr")
+# All there are, one by one and for longer: tests/e2e/test_every_stressor.py.
+STRESSORS = ("copy-file", "dentry", "fallocate", "getdent", "hdd", "link", "rename", "xattr")
 NOT_IMPLEMENTED = 4
 
 FIO = {
@@ -93,15 +85,9 @@ def test_fio_sees_damage(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stressor", SHORT)
+@pytest.mark.parametrize("stressor", STRESSORS)
 def test_stressor_for_a_moment(place: Path, stressor: str) -> None:
     run_stressor(place, stressor, 2)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("stressor", STRESSORS)
-def test_stressor(place: Path, stressor: str) -> None:
-    run_stressor(place, stressor, 10)
 
 
 @pytest.mark.soak
