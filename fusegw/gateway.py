@@ -178,6 +178,8 @@ class _Mounted:
     async def _serve_session(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             await self._session.serve(task_status=task_status)
+            if not self._ready:
+                raise FusegwError(f"{self._place} was unmounted before the gateway was ready; mount it again")
         except Exception as error:
             if not self._ready:
                 raise

@@ -19,7 +19,7 @@ from fusegw.errors import Denied
 from fusegw.fuse import pace
 from fusegw.fuse.operations import Operations
 
-TASKS_IDLE_MAX = 4
+TASKS_IDLE_MAX = 16
 TASKS_MAX = 1024
 """Requests handled at a time. A task is cheap: writes that wait for room have a bound far below this, and
 who reads
@@ -55,6 +55,7 @@ class Session:
             *kernel_options,
         }
         self._serving = False
+        self._to_end = False
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mount and answer requests until the session ends; started once the mount answers.
@@ -71,6 +72,8 @@ class Session:
             ) from None
         self._serving = True
         try:
+            if self._to_end:
+                return
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look_once, task_status)
                 await pyfuse3.main(TASKS_IDLE_MAX, TASKS_MAX)
@@ -80,6 +83,7 @@ class Session:
 
     def end(self) -> None:
         """Stop taking requests; those under way are answered. What is still open there gets ENOTCONN."""
+        self._to_end = True
         if self._serving:
             pyfuse3.terminate()
 

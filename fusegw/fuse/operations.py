@@ -9,9 +9,11 @@ A handle is the inode's number: there is no table of handles that could leak.
 """
 
 import errno
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
@@ -26,6 +28,8 @@ VALID_S = 86_400.0
 """How long the kernel may believe names and attributes without asking again."""
 _COOKIE_DOT, _COOKIE_DOTDOT = 1, 2
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
+
+log = logging.getLogger(__name__)
 
 
 class Operations(pyfuse3.Operations):
@@ -50,10 +54,13 @@ class Operations(pyfuse3.Operations):
         inode = self._volume.namespace.lookup(self._inode_of(parent), name)
         return self._absent if inode is None else self._remembered(inode)
 
-    @instant
-    def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+    async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
+        """Has no reply: an error here would end the session."""
         for node, count in forgotten:
-            self._volume.forget(self._inode_of(node), count)
+            try:
+                self._volume.forget(self._inode_of(node), count)
+            except Exception:
+                log.exception("forget of node %#x failed", node)
 
     @waiting
     async def mknod(
@@ -286,4 +293,14 @@ class Operations(pyfuse3.Operations):
 
 def _caller(ctx: RequestContext) -> Caller:
     """Who asks. The umask is the kernel's business and done with; further groups are read when needed."""
-    return Caller(ctx.uid, ctx.gid, 0, lambda: tuple(pyfuse3.get_sup_groups(ctx.pid)))
+    return Caller(ctx.uid, ctx.gid, 0, partial(_further_groups, ctx.pid))
+
+
+def _further_groups(pid: int) -> Collection[int]:
+    """Supplementary groups of a process; none when it is gone, or in a namespace that cannot be seen from
+    here.
+    """
+    try:
+        return pyfuse3.get_sup_groups(pid)
+    except (OSError, RuntimeError):
+        return ()

@@ -23,7 +23,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-IN_A_ROW_MAX = 16
+IN_A_ROW_MAX = 8
 LOOKS_MAX = 40
 """About 1 µs each; more only burns time, for a client that thinks longer than that is not in a loop."""
 _TRUST_MAX = 8

@@ -97,7 +97,7 @@ async def test_the_rest_of_the_gateway_gets_its_turn(pair: tuple[socket.socket, 
         for _ in range(IN_A_ROW_MAX * 10):
             await readiness.wait_readable(ours.fileno())
         nursery.cancel_scope.cancel()
-    assert turns >= 9
+    assert turns >= 5
 
 
 async def test_it_waits_for_what_comes_later(pair: tuple[socket.socket, socket.socket]) -> None:
