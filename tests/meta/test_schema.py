@@ -95,7 +95,7 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "chunk": (CHUNK, u64, _chunks),
     "chunk_id": (CHUNK_ID, st.binary(min_size=16, max_size=16), u64),
     "pack": (PACK, u64, _packs),
-    "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns)),
+    "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "reap": (REAP, ids, u64),
 }
 """Each table with its keys and its values (for inodes: the values of a key)."""
