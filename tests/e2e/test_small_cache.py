@@ -74,7 +74,7 @@ def test_a_cache_over_its_budget_is_seen(gateway: Gateway) -> None:
     gateway.mount("--cache-size", 256 * MIB)
     with Watch(gateway) as watch:
         write(gateway.root / "large", 128 * MIB)
-    assert watch.on_disk_max >= 128 * MIB and watch.used_max >= 128 * MIB
+    assert min(watch.on_disk_max, watch.used_max) > 64 * MIB + PACK_BYTES
     with pytest.raises(AssertionError, match="more than 100663296 bytes"):
         check(watch, 64 * MIB)
 
