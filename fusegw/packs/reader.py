@@ -8,7 +8,6 @@ is not fetched again.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import cast
 
 import msgspec
 
@@ -65,13 +64,13 @@ class PackReader:
         """
         chunks = [self._read_local(ref) for ref in refs]
         absent = [ref for ref, raw in zip(refs, chunks, strict=True) if raw is None]
-        if not absent:
-            return cast(list[bytes], chunks)
-        fetched = self._fetch(absent)
-        return [
-            self._read_fetched(ref, fetched.get(ref.pack_id, [])) if raw is None else raw
-            for ref, raw in zip(refs, chunks, strict=True)
-        ]
+        fetched = iter(self.fetch(absent) if absent else ())
+        return [next(fetched) if raw is None else raw for raw in chunks]
+
+    def fetch(self, refs: Sequence[ChunkRef]) -> list[bytes]:
+        """As `read`, for chunks that `read_local` did not have: the cache counts no second miss of them."""
+        fetched = self._fetch(refs)
+        return [self._read_fetched(ref, fetched.get(ref.pack_id, [])) for ref in refs]
 
     def read_local(self, refs: Sequence[ChunkRef]) -> list[bytes | None]:
         """The chunks as far as memory and cache have them whole; never waits for the store."""
@@ -124,30 +123,23 @@ class PackReader:
 
     def _read_fetched(self, ref: ChunkRef, fetched: Sequence[Fetched]) -> bytes:
         """The chunk from what was fetched, or the cache, which may have both halves of it; else by itself."""
-        place = ref.location
-        sealed: bytes | memoryview | None = None
-        for piece in fetched:
-            sealed = piece.cut(place.offset, place.stored)
-            if sealed is not None:
-                break
-        else:
-            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
-            if sealed is None:
-                sealed = self._fetcher.exact(ref.pack_id, place.offset, place.stored)
+        sealed = _cut(ref, fetched) or self._sealed_local(ref) or self._exact(ref)
         try:
             return self._open(ref, sealed)
         except Corrupt as damage:
             return self._read_again(ref, damage)
 
     def _read_again(self, ref: ChunkRef, damage: Corrupt) -> bytes:
-        """The chunk from the store after a copy of it was found damaged; that copy is dropped."""
-        place = ref.location
-        self._cache.invalidate(ref.pack_id.hex(), place.offset, place.stored)
+        """The chunk from the store after a copy of it was found damaged; the cache gets the new copy."""
+        self._cache.invalidate(ref.pack_id.hex(), ref.location.offset, ref.location.stored)
         try:
-            sealed = self._fetcher.exact(ref.pack_id, place.offset, place.stored)
+            sealed = _cut(ref, self._fetch([ref]).get(ref.pack_id, ())) or self._exact(ref)
         except NotFound:
             raise Corrupt(f"{damage} (the store has no copy of the pack)") from damage
         return self._open(ref, sealed)
+
+    def _exact(self, ref: ChunkRef) -> bytes:
+        return self._fetcher.exact(ref.pack_id, ref.location.offset, ref.location.stored)
 
     def _open(self, ref: ChunkRef, sealed: bytes | memoryview) -> bytes:
         place = ref.location
@@ -160,3 +152,12 @@ class PackReader:
         if self._chunk_id_of(raw) != ref.chunk_id:
             raise Corrupt(f"{cipher.describe(place)} holds another chunk: restore it from another copy")
         return raw
+
+
+def _cut(ref: ChunkRef, fetched: Sequence[Fetched]) -> memoryview | None:
+    """The sealed chunk, if one of the reads brought all of it."""
+    for piece in fetched:
+        sealed = piece.cut(ref.location.offset, ref.location.stored)
+        if sealed is not None:
+            return sealed
+    return None

@@ -224,7 +224,7 @@ class Reading:
             else:
                 self._arrived(number, load, raw)
         if absent:
-            fetched = await trio.to_thread.run_sync(self._reader.read, absent_refs, limiter=self._remote)
+            fetched = await trio.to_thread.run_sync(self._reader.fetch, absent_refs, limiter=self._remote)
             for (number, load), raw in zip(absent, fetched, strict=True):
                 self._arrived(number, load, raw)
 

@@ -64,6 +64,33 @@ def test_neighbours_come_in_one_request_and_then_from_the_cache(world: World) ->
     assert len(world.store.ranges) == 1
 
 
+def test_what_is_fetched_was_missed_once(world: World) -> None:
+    stored = Stored(world, [3000] * 20)
+    reader = world.reader()
+    assert reader.read_local(stored.refs) == [None] * 20
+    assert reader.fetch(stored.refs) == stored.raws
+    stats = world.cache.stats()
+    assert (stats.hits, stats.misses) == (0, 20)
+    assert stats.miss_bytes == sum(ref.location.stored for ref in stored.refs)
+    assert reader.read_local(stored.refs) == stored.raws
+    assert (world.cache.stats().hits, world.cache.stats().misses) == (20, 20)
+
+
+def test_fetching_heals_what_is_damaged_in_the_cache(world: World) -> None:
+    stored = Stored(world, [3000] * 5)
+    reader = world.reader()
+    reader.prefetch(stored.refs)
+    flip_in_cache(world, stored.refs[2])
+    (damaged,) = [
+        ref for ref, raw in zip(stored.refs, reader.read_local(stored.refs), strict=True) if not raw
+    ]
+    assert damaged == stored.refs[2]
+    before = len(world.store.ranges)
+    assert reader.fetch([damaged]) == [stored.raws[2]]
+    assert len(world.store.ranges) == before + 1
+    assert reader.read_local(stored.refs) == stored.raws, "the new copy is in the cache"
+
+
 def test_requests_have_a_bound(world: World) -> None:
     stored = Stored(world, [9000] * 40)
     assert world.reader(request_max_bytes=REQUEST).read(stored.refs) == stored.raws
