@@ -2,8 +2,9 @@
 
 The kernel checks permissions (default_permissions), takes the umask off, serialises what changes one
 directory and keeps names, attributes and pages until told otherwise: this gateway is the volume's only
-writer, so all of them are valid for long. What the kernel leaves to the file system, because opening with
-O_TRUNC is one request, is clearing set-user-id and set-group-id there.
+writer, so all of them are valid for long. It also clears set-user-id and set-group-id when contents or owner
+change, by a setattr of its own (HANDLE_KILLPRIV is not negotiated), but for one case: ATOMIC_O_TRUNC is, so
+truncation is part of `open` and they are cleared here.
 
 A handle is the inode's number: there is no table of handles that could leak.
 """
