@@ -32,6 +32,12 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def abandon(descriptor: int) -> None:
     """Close a file of a mount that is gone, which the kernel cannot tell anybody."""
     with contextlib.suppress(OSError):
@@ -175,14 +181,29 @@ def test_names_are_durable_after_syncing_their_directory(gateway: Gateway) -> No
     gateway.mount()
     for number in range(50):
         (gateway.root / f"{number}").mkdir()
-    descriptor = os.open(gateway.root, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory(gateway.root)
     (gateway.root / "later").mkdir()
     gateway.kill()
     gateway.mount()
     # The control: without the sync a name is not there, so it was the sync that kept the others.
     assert sorted(os.listdir(gateway.root)) == sorted(str(number) for number in range(50))
+
+
+def test_a_name_taken_over_never_stands_on_less_than_the_data(gateway: Gateway) -> None:
+    """Write aside and rename over the old file, without a sync of the file itself."""
+    gateway.configure(f"[volumes.{NAME}]\ncommit_interval_s = 60\nship_interval_s = 3600\n")
+    gateway.mount()
+    write_durably(gateway.root / "file", b"old")
+    content = os.urandom(5 * MIB)
+    aside = os.open(gateway.root / "aside", os.O_CREAT | os.O_WRONLY)
+    os.write(aside, content)
+    os.rename(gateway.root / "aside", gateway.root / "file")
+    sync_directory(gateway.root)
+    gateway.kill()
+    abandon(aside)
+    gateway.mount()
+    assert (gateway.root / "file").read_bytes() == content
+    assert os.listdir(gateway.root) == ["file"]
 
 
 def test_unlinked_open_files_are_freed_after_a_crash(gateway: Gateway) -> None:
@@ -191,9 +212,7 @@ def test_unlinked_open_files_are_freed_after_a_crash(gateway: Gateway) -> None:
     os.write(file, os.urandom(4 * MIB))
     os.fsync(file)
     (gateway.root / "file").unlink()
-    directory = os.open(gateway.root, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
+    sync_directory(gateway.root)
     assert gateway.status()["logical_bytes"] == 4 * MIB
     gateway.kill()
     abandon(file)
