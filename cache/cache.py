@@ -200,8 +200,11 @@ class PackCache:
 
     # Reading.
 
-    def read(self, name: str, offset: int, length: int) -> bytes | None:
-        """Exactly those bytes, not authenticated; None when any of them is not here."""
+    def read(self, name: str, offset: int, length: int, *, counted: bool = True) -> bytes | None:
+        """Exactly those bytes, not authenticated; None when any of them is not here.
+
+        `counted`: it is a hit or a miss; False after a miss of the same bytes that made them come.
+        """
         end = offset + length
         for _ in range(_READ_ATTEMPTS):
             with self._space.lock:
@@ -225,7 +228,7 @@ class PackCache:
             with self._space.lock:
                 surplus = self._space.handles.release(handle)
                 undisturbed = file.epoch == epoch
-                if undisturbed and len(data) == length:
+                if undisturbed and counted and len(data) == length:
                     self._counters.hits += 1
                     self._counters.hit_bytes += length
             self._space.close(surplus)
@@ -234,9 +237,10 @@ class PackCache:
                     return data
                 self.invalidate(name, offset, length)
                 break
-        with self._space.lock:
-            self._counters.misses += 1
-            self._counters.miss_bytes += length
+        if counted:
+            with self._space.lock:
+                self._counters.misses += 1
+                self._counters.miss_bytes += length
         return None
 
     def read_pinned(self, name: str, size: int) -> bytes | None:

@@ -68,7 +68,7 @@ class PackReader:
         return [next(fetched) if raw is None else raw for raw in chunks]
 
     def fetch(self, refs: Sequence[ChunkRef]) -> list[bytes]:
-        """As `read`, for chunks that `read_local` did not have: the cache counts no second miss of them."""
+        """As `read`, for chunks that `read_local` did not have: the cache does not count them again."""
         fetched = self._fetch(refs)
         return [self._read_fetched(ref, fetched.get(ref.pack_id, [])) for ref in refs]
 
@@ -97,11 +97,11 @@ class PackReader:
         except Corrupt as damage:
             return self._read_again(ref, damage)
 
-    def _sealed_local(self, ref: ChunkRef) -> bytes | None:
+    def _sealed_local(self, ref: ChunkRef, *, counted: bool = True) -> bytes | None:
         place = ref.location
         sealed = None if ref.pack_size else self._peek(place)
         if sealed is None:
-            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored)
+            sealed = self._cache.read(ref.pack_id.hex(), place.offset, place.stored, counted=counted)
         return sealed
 
     def _fetch(self, refs: Sequence[ChunkRef]) -> dict[bytes, list[Fetched]]:
@@ -123,7 +123,7 @@ class PackReader:
 
     def _read_fetched(self, ref: ChunkRef, fetched: Sequence[Fetched]) -> bytes:
         """The chunk from what was fetched, or the cache, which may have both halves of it; else by itself."""
-        sealed = _cut(ref, fetched) or self._sealed_local(ref) or self._exact(ref)
+        sealed = _cut(ref, fetched) or self._sealed_local(ref, counted=False) or self._exact(ref)
         try:
             return self._open(ref, sealed)
         except Corrupt as damage:

@@ -36,6 +36,15 @@ def test_a_miss_tells_what_to_fetch_and_the_next_read_hits(open_cache: OpenCache
     assert (stats.fills, stats.blocks, stats.used_bytes) == (7, 7, 7 * BLOCK)
 
 
+def test_a_read_that_was_counted_as_a_miss_is_not_counted_again(open_cache: OpenCache) -> None:
+    cache = open_cache()
+    assert cache.read(NAME, 5000, 100) is None
+    assert cache.read(NAME, 5000, 100, counted=False) is None
+    fetch(cache, 5000, 100)
+    assert cache.read(NAME, 5000, 100, counted=False) == DATA[5000:5100]
+    assert (cache.stats().hits, cache.stats().misses) == (0, 1)
+
+
 def test_nothing_is_read_past_the_end(open_cache: OpenCache) -> None:
     cache = open_cache()
     fetch(cache, 0, SIZE)

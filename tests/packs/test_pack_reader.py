@@ -76,6 +76,17 @@ def test_what_is_fetched_was_missed_once(world: World) -> None:
     assert (world.cache.stats().hits, world.cache.stats().misses) == (20, 20)
 
 
+def test_half_a_chunk_in_the_cache_is_a_miss_and_no_hit(world: World) -> None:
+    stored = Stored(world, [3 * BLOCK // 2] * 4)
+    reader = world.reader()
+    for ref, raw in zip(stored.refs, stored.raws, strict=True):
+        if reader.read_local([ref]) == [None]:
+            assert reader.fetch([ref]) == [raw]
+    stats = world.cache.stats()
+    assert stats.hits + stats.misses == 4
+    assert stats.misses >= 3
+
+
 def test_fetching_heals_what_is_damaged_in_the_cache(world: World) -> None:
     stored = Stored(world, [3000] * 5)
     reader = world.reader()
