@@ -145,6 +145,10 @@ def is_not_ok(status: dict[str, Any]) -> bool:
     return status["store_health"]["state"] in ("degraded", "down")
 
 
+def some_seconds_late(status: dict[str, Any]) -> bool:
+    return (status["oldest_unshipped_s"] or 0) >= 3
+
+
 def outage(
     gateway: Gateway,
     gone: AbstractContextManager[None],
@@ -223,14 +227,12 @@ def test_a_stopped_server(rgw_gateway: Gateway, rgw_server: RgwServer) -> None:
 @pytest.mark.rgw
 def test_a_server_that_stalls(rgw_gateway: Gateway, rgw_server: RgwServer) -> None:
     """Shorter than anybody's patience: all requests are answered in the end."""
-    reader = outage(
-        rgw_gateway, halted(rgw_server), noticed=lambda status: (status["oldest_unshipped_s"] or 0) >= 3
-    )
+    reader = outage(rgw_gateway, halted(rgw_server), noticed=some_seconds_late)
     assert reader.error is None
 
 
 def test_a_disk_that_drops_out(gateway: Gateway) -> None:
-    outage(gateway, covered(gateway.store))
+    outage(gateway, covered(gateway.store), noticed=some_seconds_late)
 
 
 @pytest.mark.soak

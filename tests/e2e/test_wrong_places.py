@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fusegw.daemon.mountpoint import FS_TYPE, mounted_on
-from fusegw.errors import Busy, Denied, Invalid, NotFound, Unavailable, WrongKey
+from fusegw.errors import Busy, Denied, Invalid, NotFound, WrongKey
 from tests.mount.gateways import CHEAP, NAME, Gateway
 from tests.plugins.s3servers import RgwServer
 
@@ -116,7 +116,5 @@ def test_accounts_and_buckets_that_are_not_there(rgw_gateway: Gateway, rgw_serve
     ):
         gateway.configure(table.format(address, rgw_server.endpoint_url))
         refused(gateway, kind, message)
-    gateway.configure(table.format("s3://shared-bucket/x", "https://127.0.0.1:1"))
-    refused(gateway, Unavailable, "https://127.0.0.1:1")
     gateway.configure("")
     gateway.mount()
