@@ -1,5 +1,7 @@
 """Runs against a plain byte map."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,7 +45,7 @@ def test_runs_hold_what_was_written_last(operations: list[tuple[str, int, int]])
         assert contents(runs) == expected
         assert runs.nbytes == len(expected)
         ordered = runs.within(0, SPACE + 100)
-        assert all(a.end <= b.start for a, b in zip(ordered, ordered[1:], strict=False))
+        assert all(a.end <= b.start for a, b in pairwise(ordered))
 
 
 def test_sequential_writes_become_one_run() -> None:
