@@ -5,31 +5,25 @@ directory store has another file system laid over it, as when a disk drops out f
 """
 
 import errno
-import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fusegw.errors import Unavailable
+from tests.e2e.outages import Condition, covered, halted, stopped, until
 from tests.mount.gateways import Gateway, drop_kernel_caches
 from tests.plugins.s3servers import RgwServer
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
 
 MIB = 1 << 20
-WAIT_MAX_S = 90.0
-POLL_S = 0.2
-Condition = Callable[[dict[str, Any]], bool]
 
 
 class Writer:
@@ -86,46 +80,6 @@ class Reader:
             self.content = self._path.read_bytes()
         except OSError as error:
             self.error = error
-
-
-def until(gateway: Gateway, condition: Condition) -> dict[str, Any]:
-    """The first status that fulfils the condition."""
-    deadline = time.monotonic() + WAIT_MAX_S
-    while not condition(status := gateway.status()):
-        assert time.monotonic() < deadline, f"still after {WAIT_MAX_S} s: {status}"
-        time.sleep(POLL_S)
-    return status
-
-
-@contextmanager
-def stopped(server: RgwServer) -> Iterator[None]:
-    server.stop()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
-def halted(server: RgwServer) -> Iterator[None]:
-    """The S3 server's process takes connections and answers nothing."""
-    pid, _ = json.loads((Path(server.directory) / "pids.json").read_text())[-1]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextmanager
-def covered(directory: Path) -> Iterator[None]:
-    """Another, empty file system lies over the directory."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "covering", directory], check=True)
-    try:
-        yield
-        assert not any(directory.iterdir()), "something was written to the wrong file system"
-    finally:
-        subprocess.run(["umount", directory], check=True)
 
 
 def prepare(gateway: Gateway) -> tuple[bytes, bytes]:
@@ -188,8 +142,9 @@ def outage(
     assert (gateway.root / "dropped").read_bytes() == dropped
     begun = time.monotonic()
     gateway.command("sync", "--wait")
-    print(f"\naway for {lasted_s:.1f} s, {during} files written meanwhile; status before it was back: {last}")
-    print(f"sync afterwards took {time.monotonic() - begun:.1f} s")
+    print(f"\naway for {lasted_s:.1f} s, {during} files written meanwhile, {last['backlog_bytes'] >> 20} MiB")
+    print(f"to ship, {last['oldest_unshipped_s']:.1f} s old; status said {last['store_health']}")
+    print(f"sync when it was back: {time.monotonic() - begun:.1f} s")
     check_all_is_well(gateway)
     gateway.umount()
     shutil.rmtree(gateway.cache)
