@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import sourcetrees
+from tests.e2e.sampling import memory
 from tests.mount.gateways import Gateway
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -93,7 +94,7 @@ def test_installed_software_comes_back_from_the_store(any_gateway: Gateway) -> N
     assert files >= 11_000
     gateway.command("sync", "--wait")
     stored_s = time.monotonic() - begun
-    status = gateway.status()
+    status, resident = gateway.status(), memory(gateway.pid, "VmHWM")
     forget_the_cache(gateway)
     begun = time.monotonic()
     found = rsync(
@@ -103,6 +104,7 @@ def test_installed_software_comes_back_from_the_store(any_gateway: Gateway) -> N
     print(
         f"\n{files} files, {status['logical_bytes'] / 2**20:.0f} MiB in {copied_s:.1f} s "
         f"({files / copied_s:.0f} files/s), all stored after {stored_s:.1f} s as "
-        f"{status['stored_bytes'] / 2**20:.0f} MiB; compared from an empty cache in {compared_s:.1f} s"
+        f"{status['stored_bytes'] / 2**20:.0f} MiB; compared from an empty cache in {compared_s:.1f} s; "
+        f"metadata {status['metadata_bytes'] / files:.0f} bytes/file, memory ≤ {resident / 2**20:.0f} MiB"
     )
     assert found == ""
