@@ -1,6 +1,7 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
-Tasks, all in one nursery: ingest, idle files, reaper, recutter, shipper, committer. Orderly end: no new
+Tasks, all in one nursery: ingest, idle files, reaper, recutter, shippers of packs and log, committer. Orderly
+end: no new
 requests → data in memory into packs → packs closed → last commit → uploads, for a bounded time → tasks
 cancelled → files closed. When the body raises, the volume is closed as it stands, as a crash would leave it.
 """
@@ -8,45 +9,31 @@ cancelled → files closed. When the body raises, the volume is closed as it sta
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import trio
 
 from cache import PackCache
-from cache.disk import Disk, OsDisk
 from cache.errors import CacheError, CacheInUse
-from fusegw.clock import Clock, Entropy
-from fusegw.config import Tuning
 from fusegw.errors import Busy, FusegwError, Invalid
+from fusegw.index import Source, open_index
 from fusegw.ingest.cutter import Cutter
 from fusegw.ingest.pipeline import Pipeline
-from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.chunks import Chunks
-from fusegw.meta.codec import encode_u64
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import (
-    EPOCH_MAX,
-    PACK,
-    PACK_NUMBER_END,
-    STATE,
-    STATE_EPOCH,
-    STATE_SCHEMA,
-    STATE_VOLUME_ID,
-)
+from fusegw.meta.schema import PACK, PACK_NUMBER_END
 from fusegw.packs.reader import PackReader
 from fusegw.packs.writer import PackWriter
 from fusegw.ship.health import Health
+from fusegw.ship.log import LogShipper
 from fusegw.ship.resume import resume, unstored_names
 from fusegw.ship.shipper import Shipper
-from fusegw.store.base import ObjectStore
 from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.files import Files
 from fusegw.vfs.fragments import Fragments
-from fusegw.vfs.fresh import create_volume_root
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.pressure import Pressure
@@ -71,33 +58,13 @@ class Runtime(msgspec.Struct, frozen=True):
     pipeline: Pipeline
     committer: Committer
     shipper: Shipper
+    log: LogShipper
     reading: Reading
     recutter: Recutter
     health: Health
     usage: Usage
     chunks: Chunks
     epoch: int
-
-
-class Source(msgspec.Struct, frozen=True):
-    """What a volume is made from."""
-
-    store: ObjectStore
-    keys: VolumeKeys
-    meta_dir: Path
-    cache_dir: Path
-    """This volume's own."""
-    cache_size_bytes: int
-    tuning: Tuning
-    clock: Clock
-    entropy: Entropy
-    free_bytes: Callable[[], int]
-    """How much more the store can take."""
-    disk: Disk = msgspec.field(default_factory=OsDisk)
-    unmount_wait_s: float = 300.0
-    """Longest time an orderly end waits for uploads that get on."""
-    read_only: bool = False
-    """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
 
 
 @asynccontextmanager
@@ -107,9 +74,9 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
     Raises Busy (in use), Invalid (cache unusable, or never written and read-only), Corrupt, UnknownFormat, or
     what the store raises.
     """
-    metadata = Metadata(source.meta_dir, size_max_bytes=source.tuning.metadata_limit_bytes)
+    metadata = await trio.to_thread.run_sync(open_index, source)
     try:
-        epoch = _present_epoch(metadata, source) if source.read_only else _take_epoch(metadata, source)
+        epoch = metadata.head.epoch
         cache = await trio.to_thread.run_sync(_open_cache, metadata, source)
         try:
             if not source.read_only:
@@ -129,44 +96,6 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
             cache.close()
     finally:
         metadata.close()
-
-
-def _present_epoch(metadata: Metadata, source: Source) -> int:
-    """The epoch of the last mount for writing, 0 before the first (which cannot be read-only)."""
-    found = metadata.get(STATE, STATE_VOLUME_ID)
-    if found is None and source.read_only:
-        raise Invalid(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
-    if found is not None and found != source.keys.volume_id:
-        raise Invalid(
-            f"the metadata in {source.meta_dir} belongs to volume {found.hex()}, the store holds volume "
-            f"{source.keys.volume_id.hex()}; check the store's address and the state directory"
-        )
-    return metadata.number(STATE_EPOCH)
-
-
-def _take_epoch(metadata: Metadata, source: Source) -> int:
-    """The next epoch, committed before anything is made in it."""
-    epoch = _present_epoch(metadata, source) + 1
-    if epoch > EPOCH_MAX:
-        raise Invalid(
-            f"the volume was mounted {EPOCH_MAX} times, its numbers are used up; move to a new volume"
-        )
-    with metadata.change() as change:
-        if not metadata.number(STATE_SCHEMA):
-            create_volume_root(
-                change,
-                volume_id=source.keys.volume_id,
-                epoch=epoch,
-                clock=source.clock,
-                uid=os.geteuid(),
-                gid=os.getegid(),
-                mode=0o755,
-            )
-        change.put(STATE, STATE_EPOCH, encode_u64(epoch))
-    metadata.freeze()
-    metadata.save()
-    metadata.saved()
-    return epoch
 
 
 def _open_cache(metadata: Metadata, source: Source) -> PackCache:
@@ -230,11 +159,22 @@ def _build(
         health,
         clock=clock,
         entropy=source.entropy,
-        ship_interval_s=tuning.ship_interval_s,
         high_watermark=tuning.high_watermark,
         parallelism=tuning.upload_parallelism,
         ingest_progress=lambda: (pipeline.submitted, pipeline.merged_number),
         freed=pressure.freed,
+    )
+    log_shipper = LogShipper(
+        metadata,
+        committer,
+        shipper,
+        source.store,
+        keys,
+        health,
+        held=pipeline.held,
+        clock=clock,
+        entropy=source.entropy,
+        ship_interval_s=tuning.ship_interval_s,
     )
     inodes = Inodes(metadata)
     usage = Usage(metadata)
@@ -259,7 +199,7 @@ def _build(
     volume = Volume(
         metadata,
         committer,
-        shipper,
+        log_shipper,
         usage,
         inodes=inodes,
         namespace=Namespace(metadata, inodes, epoch=epoch, clock=clock, unlinked=reaper.unlinked),
@@ -274,7 +214,7 @@ def _build(
     if not source.read_only:
         nursery.start_soon(reaper.run)
         nursery.start_soon(recutter.run)
-        nursery.start_soon(shipper.run)
+        nursery.start_soon(_ship, shipper, log_shipper)
     runtime = Runtime(
         volume,
         metadata,
@@ -282,6 +222,7 @@ def _build(
         pipeline,
         committer,
         shipper,
+        log_shipper,
         reading,
         recutter,
         health,
@@ -290,6 +231,14 @@ def _build(
         epoch,
     )
     return runtime, writer
+
+
+async def _ship(packs: Shipper, log_shipper: LogShipper) -> None:
+    """Both ways into the store; a fenced gateway puts nothing there any more."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(packs.run)
+        await log_shipper.run()
+        nursery.cancel_scope.cancel()
 
 
 async def _finish(runtime: Runtime, wait_s: float) -> None:
@@ -304,7 +253,7 @@ async def _finish(runtime: Runtime, wait_s: float) -> None:
         return
     try:
         with trio.move_on_after(wait_s) as scope:
-            await runtime.shipper.barrier()
+            await runtime.log.barrier()
         if scope.cancelled_caught:
             raise FusegwError(f"not finished after {wait_s:.0f} s")
     except FusegwError as error:

@@ -22,7 +22,7 @@ from functools import partial
 import trio
 
 from cache.disk import Disk, OsDisk
-from fusegw.assembly import Runtime, Source, running_volume
+from fusegw.assembly import Runtime, running_volume
 from fusegw.clock import Clock, Entropy, SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings
 from fusegw.control import server
@@ -31,6 +31,7 @@ from fusegw.errors import Busy, FusegwError, Invalid, UnknownFormat
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
 from fusegw.fuse.read_only import ReadOnlyOperations
+from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.keys.volume import read_volume, unlock
 from fusegw.service import Service

@@ -65,7 +65,7 @@ class Service:
             read_only=settings.options.read_only,
             epoch=runtime.epoch,
             backlog_bytes=backlog,
-            oldest_unshipped_s=self._oldest() if backlog else None,
+            oldest_unshipped_s=self._oldest(),
             ingest_rate_bytes_s=self._ingest_rate(),
             upload_rate_bytes_s=upload_rate,
             eta_s=backlog / upload_rate if upload_rate else None,
@@ -140,9 +140,9 @@ class Service:
                 unstored += pack.size or pack.live_bytes
         return max(unstored, self._runtime.cache.stats().dirty_bytes)
 
-    def _oldest(self) -> float:
-        in_memory = self._runtime.volume.files.oldest_dirty_s or 0.0
-        return max(in_memory, self._runtime.shipper.oldest_unstored_s)
+    def _oldest(self) -> float | None:
+        ages = (self._runtime.volume.files.oldest_dirty_s, self._runtime.log.oldest_unshipped_s)
+        return max((age for age in ages if age is not None), default=None)
 
     def _ingest_rate(self) -> float:
         if not self._taken_in:

@@ -14,13 +14,14 @@ small pieces.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 import trio
 from blake3 import blake3
 
-from fusegw.errors import Corrupt, Full, FusegwError
+from fusegw.errors import Busy, Corrupt, Full, FusegwError
 from fusegw.ingest.cutter import Cut, Cutter
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
@@ -105,6 +106,7 @@ class Pipeline:
         self._work = trio.Event()
         self._progress = trio.Event()
         self._moved: dict[Location, Location] = {}
+        self._holders = 0
         self.submitted = 0
         """Number of the newest job; jobs count from 1."""
         self.merged_number = 0
@@ -145,11 +147,27 @@ class Pipeline:
             if self.bytes_in_flight > bytes_max and self.error is not None:
                 raise type(self.error)(str(self.error))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is merged meanwhile: no commit then refers to a pack that is younger than this call.
+
+        Encoding goes on, so a short hold costs nothing but a little latency.
+        """
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._merge_ready()
+
     def store(self, job: Job) -> None:
         """Encode and merge a small job here and now, without a thread.
 
-        Raises as the pack writer does; then nothing of it is in the index and it can be submitted.
+        Raises Busy while merging is held, or as the pack writer does; then nothing of it is in the index and
+        it can be submitted.
         """
+        if self._holders:
+            raise Busy("merging is held")
         job.pieces = [self._encode_range(job, part, self._append_now) for part in job.ranges]
         try:
             self._merge(job)
@@ -244,7 +262,7 @@ class Pipeline:
         return pieces
 
     def _merge_ready(self) -> None:
-        while self._order and self._order[0].pieces is not None:
+        while self._order and self._order[0].pieces is not None and not self._holders:
             job = self._order[0]
             try:
                 self._merge(job)

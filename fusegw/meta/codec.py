@@ -23,7 +23,7 @@ _U64_U64 = struct.Struct(">QQ")
 
 
 class Table(Generic[K, V]):
-    """One database of the index: its name, its codecs, whether its rows are this gateway's only."""
+    """One database of the index: its name, its codecs, its number in the volume's log."""
 
     def __init__(
         self,
@@ -33,16 +33,17 @@ class Table(Generic[K, V]):
         decode_key: Callable[[bytes], K],
         encode_value: Callable[[V], bytes],
         decode_value: Callable[[K, bytes], V],
-        local: bool = False,
+        code: int = 0,
     ) -> None:
         self.name = name
+        self.code = code
+        """Its number in log records and checkpoints; 0 for rows that describe this gateway only and never
+        travel."""
         self.encode_key = encode_key
         self.decode_key = decode_key
-        self.local = local
-        """True for rows that describe this gateway only and never travel with the volume's log."""
         self._encode_value = encode_value
         self._decode_value = decode_value
-        self._seed = crc32(name.encode())
+        self.seed = crc32(name.encode())
 
     def __repr__(self) -> str:
         return f"Table({self.name})"
@@ -50,13 +51,13 @@ class Table(Generic[K, V]):
     def encode(self, key: bytes, value: V) -> bytes:
         """The stored form of `value` under the encoded `key`."""
         body = self._encode_value(value)
-        return body + _CRC.pack(crc32(body, crc32(key, self._seed)))
+        return body + _CRC.pack(crc32(body, crc32(key, self.seed)))
 
     def decode(self, key: K, raw_key: bytes, stored: bytes) -> V:
         """The value of a stored row; Corrupt when its checksum does not fit."""
         body = stored[:-4]
         if len(stored) < 4 or _CRC.unpack_from(stored, len(body))[0] != crc32(
-            body, crc32(raw_key, self._seed)
+            body, crc32(raw_key, self.seed)
         ):
             raise Corrupt(
                 f"metadata row {raw_key.hex()} of table {self.name!r} is damaged (checksum mismatch); "

@@ -5,29 +5,40 @@ loop in between, so changes are atomic and in order without locks. `freeze` hand
 commit; until that is durable its rows stay visible in the frozen set. Reads look at the change itself, then
 pending, frozen, LMDB.
 
+Each commit that changes what describes the volume gets a number and leaves its log records in the log tail,
+in the same transaction, so that whatever is durable here can be told to the store later, in the order it
+was made.
+
 All methods belong to the event loop's thread except `save` (the commit, in a worker thread: begins, fills and
-commits its write transaction in that one call) and `find_chunk` (any thread, may miss what was merged just
-now).
+commits its write transaction in that one call), `write` (likewise) and `find_chunk` (any thread, may miss
+what was merged just now).
 """
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import lmdb
 
+from fusegw.clock import Clock, SystemClock
 from fusegw.errors import Busy, Corrupt, Full, UnknownFormat
 from fusegw.meta import schema
 from fusegw.meta.codec import Table
 from fusegw.meta.layers import Layer, Rows, new_layer, overlay
+from fusegw.meta.records import encode_delete, encode_put
+from fusegw.meta.view import View
 
 K = TypeVar("K")
 V = TypeVar("V")
 _ABSENT: Any = object()
 _RESERVE_NAME = "reserve"
+_LOGGED = frozenset(table.name for table in schema.LOGGED_TABLES)
+
+Row = tuple[Table[Any, Any], Any, Any]
+"""Table, key, value (None: deleted)."""
 
 
 class Change:
@@ -95,11 +106,13 @@ class Metadata:
         size_max_bytes: int,
         reserve_bytes: int = 16 << 20,
         map_size_bytes: int = 1 << 40,
+        clock: Clock | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._size_max_bytes = size_max_bytes
         self._reserve_bytes = reserve_bytes
+        self._clock = clock or SystemClock()
         try:
             self._env = lmdb.open(
                 str(directory),
@@ -115,10 +128,11 @@ class Metadata:
             raise Corrupt(
                 f"metadata index {directory} cannot be opened: {error}; restore it from a copy"
             ) from None
-        self._databases: dict[str, Any] = {}
+        self.databases: dict[str, Any] = {}
+        """By table name; for `fusegw.meta` only."""
         try:
             for name in (*[table.name for table in schema.TABLES], *schema.RESERVED_TABLES):
-                self._databases[name] = self._env.open_db(name.encode())
+                self.databases[name] = self._env.open_db(name.encode())
         except lmdb.Error as error:
             self._env.close()
             raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
@@ -126,10 +140,14 @@ class Metadata:
         self._frozen: Layer | None = None
         self._pending_rows = 0
         self._frozen_rows = 0
+        self._pending_since_ns: int | None = None
+        self._frozen_since_ns: int | None = None
         self._reader = self._env.begin(buffers=False)
         self._check_version()
         self._keep_reserve()
         self._used_bytes = self._measure()
+        with self.view() as view:
+            self._commit = view.commit
 
     def close(self) -> None:
         """Let go of the files; what is still pending is lost."""
@@ -147,7 +165,7 @@ class Metadata:
             if value is _ABSENT:
                 raw_key = table.encode_key(key)
                 try:
-                    stored = self._reader.get(raw_key, db=self._databases[table.name])
+                    stored = self._reader.get(raw_key, db=self.databases[table.name])
                 except lmdb.Error as error:
                     raise self._unreadable(table, error) from None
                 return None if stored is None else table.decode(key, raw_key, stored)
@@ -168,12 +186,32 @@ class Metadata:
                 if value is not _ABSENT:
                     return value is not None
         with self._env.begin() as reader:
-            return reader.get(key, db=self._databases[name]) is not None
+            return reader.get(key, db=self.databases[name]) is not None
 
     def number(self, name: bytes) -> int:
         """A volume-wide number of the state table, 0 when it was never set."""
         value = self.get(schema.STATE, name)
         return 0 if value is None else int.from_bytes(value, "big")
+
+    def view(self) -> View:
+        """The durable state as it is now, for a worker thread to read at leisure; close it."""
+        return View(self._env, self.databases)
+
+    @property
+    def head(self) -> schema.Head:
+        """How much of this index is in the log, as of the last commit."""
+        row = self.get(schema.LOCAL, schema.LOCAL_HEAD)
+        return schema.Head() if row is None else schema.decode_head(row)
+
+    @property
+    def commit_number(self) -> int:
+        """Number of the newest commit."""
+        return self._commit
+
+    @property
+    def unsaved_since_ns(self) -> int | None:
+        """When the oldest change was made that describes the volume and is not committed; None without."""
+        return self._frozen_since_ns if self._frozen_since_ns is not None else self._pending_since_ns
 
     @property
     def used_bytes(self) -> int:
@@ -208,6 +246,9 @@ class Metadata:
         else:
             for name, rows in self._pending.items():
                 self._frozen[name].update(rows)
+        if self._frozen_since_ns is None:
+            self._frozen_since_ns = self._pending_since_ns
+        self._pending_since_ns = None
         self._frozen_rows = sum(map(len, self._frozen.values()))
         self._pending = new_layer()
         self._pending_rows = 0
@@ -238,7 +279,33 @@ class Metadata:
         self._reader = self._env.begin(buffers=False)
         self._frozen = None
         self._frozen_rows = 0
+        self._frozen_since_ns = None
         self._used_bytes = self._measure()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Rows that are not for the log, durable on return; `renew` shows them to the loop. Full.
+
+        From a worker thread; for this gateway's own tables, which the pending set must not hold as well.
+        """
+        try:
+            with self._env.begin(write=True) as writer:
+                for table, key, value in rows:
+                    raw_key, database = table.encode_key(key), self.databases[table.name]
+                    if value is None:
+                        writer.delete(raw_key, db=database)
+                    else:
+                        writer.put(raw_key, table.encode(raw_key, value), db=database)
+        except (lmdb.Error, OSError) as error:
+            raise self._saving_failed(error) from None
+
+    def begin(self) -> Any:
+        """A write transaction of LMDB, for `fusegw.meta` only; to be ended in the thread that began it."""
+        return self._env.begin(write=True)
+
+    def renew(self) -> None:
+        """Let the loop see what `write` wrote."""
+        self._reader.abort()
+        self._reader = self._env.begin(buffers=False)
 
     def unsaved(self, table: Table[K, V]) -> list[tuple[K, V]]:
         """Rows of `table` that are not durable yet, newest value each."""
@@ -250,6 +317,8 @@ class Metadata:
 
     def _merge(self, layer: Layer) -> None:
         for name, rows in layer.items():
+            if self._pending_since_ns is None and name in _LOGGED:
+                self._pending_since_ns = self._clock.time_ns()
             target = self._pending[name]
             before = len(target)
             if len(rows) < 8:
@@ -274,7 +343,7 @@ class Metadata:
     def _scan_saved(self, table: Table[K, V], low: K, high: K, reverse: bool) -> Iterator[tuple[K, V | None]]:
         raw_low, raw_high = table.encode_key(low), table.encode_key(high)
         try:
-            with self._reader.cursor(db=self._databases[table.name]) as cursor:
+            with self._reader.cursor(db=self.databases[table.name]) as cursor:
                 if reverse:
                     found = cursor.prev() if cursor.set_range(raw_high) else cursor.last()
                     while found and (raw := cursor.key()) >= raw_low:
@@ -291,21 +360,35 @@ class Metadata:
             raise self._unreadable(table, error) from None
 
     def _write(self, layer: Layer) -> None:
+        records: list[bytes] = []
+        number = self._commit + 1
         with self._env.begin(write=True) as writer:
             for table in schema.TABLES:
                 rows = layer[table.name]
                 if not rows:
                     continue
-                database = self._databases[table.name]
+                code = table.code
                 encode_key: Callable[[Any], bytes] = table.encode_key
-                with writer.cursor(db=database) as cursor:
+                with writer.cursor(db=self.databases[table.name]) as cursor:
                     for key in sorted(rows):
                         value = rows[key]
                         raw_key = encode_key(key)
                         if value is not None:
-                            cursor.put(raw_key, table.encode(raw_key, value))
+                            stored = table.encode(raw_key, value)
+                            cursor.put(raw_key, stored)
+                            if code:
+                                records.append(encode_put(code, raw_key, stored))
                         elif cursor.set_key(raw_key):
                             cursor.delete()
+                            if code:
+                                records.append(encode_delete(code, raw_key))
+            if records:
+                commit = schema.Commit(self._frozen_since_ns or 0, b"".join(records))
+                raw_key = schema.LOG_TAIL.encode_key(number)
+                tail = self.databases[schema.LOG_TAIL.name]
+                writer.put(raw_key, schema.LOG_TAIL.encode(raw_key, commit), db=tail)
+        if records:
+            self._commit = number
 
     def _saving_failed(self, error: Exception) -> Exception:
         if isinstance(error, lmdb.MapFullError) or "No space" in str(error):
@@ -322,7 +405,7 @@ class Metadata:
 
     def _measure(self) -> int:
         pages = 0
-        for database in self._databases.values():
+        for database in self.databases.values():
             stat = self._reader.stat(database)
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         used: int = pages * self._env.stat()["psize"]

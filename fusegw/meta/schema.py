@@ -12,8 +12,14 @@ place.
 | chunk      | chunk number            | `Chunk`                                        |
 | chunk_id   | first 16 bytes of id    | chunk number; the dedup index                  |
 | pack       | pack number             | `Pack`                                         |
-| pack_local | pack number             | `PackLocal`; this gateway's knowledge only     |
 | reap       | inode                   | unlinked inodes whose data is still to be freed|
+| gateway    | name                    | what the gateway is besides its files          |
+| pack_local | pack number             | `PackLocal`                                    |
+| local      | name                    | `LOCAL_*`                                      |
+| log_tail   | commit number           | `Commit`: what the log does not have yet       |
+| log_sealed | segment number          | `Sealed`: the segment on its way to the store  |
+
+The last four describe this gateway only; every other row travels with the volume's log.
 
 Invariants: the extents of a file cover [0, size) exactly, holes included (`chunk` 0); `Inode.allocated` is
 the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it and a chunk without
@@ -26,6 +32,7 @@ Chunk and pack numbers carry the epoch that made them (`numbered`), so no number
 
 import stat
 import struct
+from typing import Any
 
 import msgspec
 
@@ -40,7 +47,7 @@ from fusegw.meta.codec import (
     identity,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROOT_INODE = 1
 INODE_MAX = (1 << 40) - 1
 FIRST_COOKIE = 3
@@ -53,7 +60,6 @@ COUNT_MAX = (1 << 32) - 1
 
 STATE_SCHEMA = b"schema"
 STATE_VOLUME_ID = b"volume-id"
-STATE_EPOCH = b"epoch"
 STATE_NEXT_INODE = b"next-inode"
 STATE_FILES = b"files"
 STATE_BYTES = b"bytes"
@@ -62,6 +68,12 @@ STATE_UNIQUE = b"unique"
 """Sum of `Chunk.raw` over all chunks: the data after deduplication."""
 STATE_STORED = b"stored"
 """Sum of `Chunk.stored` over all chunks: the data after compression, sealed."""
+
+
+LOCAL_HEAD = b"head"
+"""`Head`: the place in the log up to which this index is in the store."""
+LOCAL_FENCED = b"fenced"
+"""Why this gateway may not write any more, in words; there only when it is so."""
 
 
 def numbered(epoch: int, n: int) -> int:
@@ -165,6 +177,39 @@ class PackLocal(msgspec.Struct, frozen=True, gc=False):
     """No chunk with a lower number lies in it."""
 
 
+HASH_SIZE = 32
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """A place in the log: the newest segment it includes, and which commits of this index that covers."""
+
+    seq: int = 0
+    """0 before the first segment."""
+    hash: bytes = bytes(HASH_SIZE)
+    """BLAKE3-256 of that segment as stored."""
+    epoch: int = 0
+    """Of the last takeover up to there."""
+    commit: int = 0
+    """Number of the newest commit that is in the log whole."""
+
+
+class Commit(msgspec.Struct, frozen=True, gc=False):
+    """One commit of this index as log records."""
+
+    since_ns: int
+    """When the oldest change in it was made (ns since 1970)."""
+    records: bytes
+    """`fusegw.meta.records`."""
+
+
+class Sealed(msgspec.Struct, frozen=True, gc=False):
+    """A segment whose exact bytes are fixed: it is sent as it is, however often that takes."""
+
+    head: Head
+    """The head once it is in the store."""
+    data: bytes
+
+
 _INODE = struct.Struct(">BIIIIIIQQqqq")
 _DIRECTORY = struct.Struct(">QQQ")
 _U64 = struct.Struct(">Q")
@@ -173,6 +218,8 @@ _EXTENT = struct.Struct(">QQI")
 _CHUNK = struct.Struct(">32sQIIIIIB")
 _PACK = struct.Struct(">16sI32sIIIQ")
 _PACK_LOCAL = struct.Struct(">BqQ")
+_HEAD = struct.Struct(f">QIQ{HASH_SIZE}s")
+_SINCE = struct.Struct(">q")
 _INODE_ROW = 1
 
 
@@ -249,8 +296,20 @@ def _decode_pack(number: int, row: bytes) -> Pack:
     return Pack(pack_id, key_version, salt, size, records, live, live_bytes, row[_PACK.size :])
 
 
+def encode_head(head: Head) -> bytes:
+    """The stored form of a head."""
+    return _HEAD.pack(head.seq, head.epoch, head.commit, head.hash)
+
+
+def decode_head(row: bytes) -> Head:
+    """The head in `encode_head`'s bytes."""
+    seq, epoch, commit, digest = _HEAD.unpack_from(row)
+    return Head(seq, digest, epoch, commit)
+
+
 STATE: Table[bytes, bytes] = Table(
     "state",
+    code=1,
     encode_key=identity,
     decode_key=identity,
     encode_value=identity,
@@ -258,6 +317,7 @@ STATE: Table[bytes, bytes] = Table(
 )
 INODE: Table[int, Inode] = Table(
     "inode",
+    code=2,
     encode_key=encode_u64,
     decode_key=decode_u64,
     encode_value=_encode_inode,
@@ -265,6 +325,7 @@ INODE: Table[int, Inode] = Table(
 )
 DIRENT: Table[tuple[int, bytes], Dirent] = Table(
     "dirent",
+    code=3,
     encode_key=encode_u64_name,
     decode_key=decode_u64_name,
     encode_value=lambda d: _DIRENT.pack(d.ino, d.cookie, d.kind),
@@ -272,6 +333,7 @@ DIRENT: Table[tuple[int, bytes], Dirent] = Table(
 )
 POSITION: Table[tuple[int, int], bytes] = Table(
     "position",
+    code=4,
     encode_key=encode_u64_u64,
     decode_key=decode_u64_u64,
     encode_value=identity,
@@ -279,6 +341,7 @@ POSITION: Table[tuple[int, int], bytes] = Table(
 )
 XATTR: Table[tuple[int, bytes], bytes] = Table(
     "xattr",
+    code=5,
     encode_key=encode_u64_name,
     decode_key=decode_u64_name,
     encode_value=identity,
@@ -286,6 +349,7 @@ XATTR: Table[tuple[int, bytes], bytes] = Table(
 )
 EXTENT: Table[tuple[int, int], Extent] = Table(
     "extent",
+    code=6,
     encode_key=encode_u64_u64,
     decode_key=decode_u64_u64,
     encode_value=lambda e: _EXTENT.pack(e.length, e.chunk, e.chunk_offset),
@@ -293,6 +357,7 @@ EXTENT: Table[tuple[int, int], Extent] = Table(
 )
 CHUNK: Table[int, Chunk] = Table(
     "chunk",
+    code=7,
     encode_key=encode_u64,
     decode_key=decode_u64,
     encode_value=_encode_chunk,
@@ -300,6 +365,7 @@ CHUNK: Table[int, Chunk] = Table(
 )
 CHUNK_ID: Table[bytes, int] = Table(
     "chunk_id",
+    code=8,
     encode_key=identity,
     decode_key=identity,
     encode_value=encode_u64,
@@ -307,6 +373,7 @@ CHUNK_ID: Table[bytes, int] = Table(
 )
 PACK: Table[int, Pack] = Table(
     "pack",
+    code=9,
     encode_key=encode_u64,
     decode_key=decode_u64,
     encode_value=_encode_pack,
@@ -318,20 +385,53 @@ PACK_LOCAL: Table[int, PackLocal] = Table(
     decode_key=decode_u64,
     encode_value=lambda p: _PACK_LOCAL.pack(p.state, p.opened_ns, p.first_chunk),
     decode_value=lambda _, row: PackLocal(*_PACK_LOCAL.unpack(row)),
-    local=True,
 )
 REAP: Table[int, int] = Table(
     "reap",
+    code=10,
     encode_key=encode_u64,
     decode_key=decode_u64,
     encode_value=encode_u64,
     decode_value=lambda _, row: decode_u64(row),
 )
 
-TABLES = (STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, PACK_LOCAL, REAP)
-RESERVED_TABLES = ("snapshot", "history", "log_tail")
-"""Created empty with every index: snapshots (sequence → row), the undo history of keys they still see, and
-the segments of the log that are not in the store yet."""
+GATEWAY: Table[bytes, bytes] = Table(
+    "gateway",
+    code=11,
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+)
+LOCAL: Table[bytes, bytes] = Table(
+    "local",
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+)
+LOG_TAIL: Table[int, Commit] = Table(
+    "log_tail",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=lambda c: _SINCE.pack(c.since_ns) + c.records,
+    decode_value=lambda _, row: Commit(_SINCE.unpack_from(row)[0], row[_SINCE.size :]),
+)
+LOG_SEALED: Table[int, Sealed] = Table(
+    "log_sealed",
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=lambda s: encode_head(s.head) + s.data,
+    decode_value=lambda _, row: Sealed(decode_head(row), row[_HEAD.size :]),
+)
+
+LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
+    STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, REAP, GATEWAY,
+)  # fmt: skip
+"""What describes the volume, in the order of checkpoints."""
+TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED)
+RESERVED_TABLES = ("snapshot", "history")
+"""Created empty with every index: snapshots (sequence → row) and the undo history of keys they still see."""
 
 
 def chunk_key(chunk_id: bytes) -> bytes:

@@ -63,7 +63,6 @@ class Shipper:
         *,
         clock: Clock,
         entropy: Entropy,
-        ship_interval_s: float,
         high_watermark: float,
         parallelism: int,
         ingest_progress: Callable[[], tuple[int, int]],
@@ -78,7 +77,6 @@ class Shipper:
         self._health = health
         self._clock = clock
         self._entropy = entropy
-        self._ship_interval_s = ship_interval_s
         self._high_watermark = high_watermark
         self._parallelism = parallelism
         self._ingest_progress = ingest_progress
@@ -87,8 +85,10 @@ class Shipper:
         self._queue: dict[int, None] = {}
         self._uploading: set[int] = set()
         self._work = trio.Event()
-        self._progress = trio.Event()
+        self.progress = trio.Event()
+        """Set, and replaced, whenever an upload succeeded or failed or a pack was dropped."""
         self._tending = trio.Lock()
+        self._promised: frozenset[int] = frozenset()
         self._limiter = trio.CapacityLimiter(parallelism)
         self.stored_packs = 0
         self.stored_bytes = 0
@@ -98,23 +98,19 @@ class Shipper:
             if local.state == PACK_CLOSED:
                 self._enqueue(number)
 
-    @property
-    def oldest_unstored_s(self) -> float:
-        """Age in seconds of the oldest pack not in the store, 0 when all are."""
-        oldest = min((pack.opened_ns for pack in (*self._unstored.values(), *self._opening())), default=None)
-        return 0.0 if oldest is None else max(0.0, (self._clock.time_ns() - oldest) / 1e9)
+    async def stored(self, numbers: frozenset[int]) -> bool:
+        """Wait until none of these packs waits for the store; False when one died and was dropped.
 
-    async def barrier(self) -> None:
-        """Return once every pack with a record merged before is in the store; raises why it cannot be."""
-        await self._tend(close=True)
-        targets = {number for number, pack in self._unstored.items() if pack.closed_at is not None}
-        failures = self._health.failures
-        while targets := {number for number in targets if number in self._unstored}:
-            if self._health.failures > failures and self._health.error is not None:
-                raise type(self._health.error)(str(self._health.error))
-            if self._committer.error is not None:
-                raise type(self._committer.error)(str(self._committer.error))
-            await self._progress.wait()
+        While they are waited for they are dropped only when their room is needed or the store does not
+        answer, so that what refers to them gets into the store in the end.
+        """
+        self._promised = numbers
+        try:
+            while any(number in self._unstored for number in numbers):
+                await self.progress.wait()
+        finally:
+            self._promised = frozenset()
+        return all(self._metadata.get(PACK, number) is not None for number in numbers)
 
     async def run(self) -> None:
         """Tend and upload until cancelled."""
@@ -142,14 +138,9 @@ class Shipper:
 
     async def _tend(self, *, close: bool) -> None:
         async with self._tending:
-            now = self._clock.time_ns()
             for number in list(self._chunks.opened_packs):
                 self._unstored[number] = _Unstored(self._chunks.opened_packs.pop(number), None)
-            due = any(
-                pack.closed_at is None and now - pack.opened_ns >= self._ship_interval_s * 1e9
-                for pack in self._unstored.values()
-            )
-            if close or due:
+            if close:
                 await trio.to_thread.run_sync(self._writer.close_current)
             closed = self._writer.take_closed()
             if closed:
@@ -193,6 +184,8 @@ class Shipper:
             pack = self._metadata.get(PACK, number)
             if pack is None or pack.live or unstored is None:
                 self._chunks.dead_packs.discard(number)
+            elif number in self._promised and not self._may_break_promise():
+                continue
             elif self._is_done_with(number, unstored) and merged >= (unstored.closed_at or 0):
                 self._chunks.dead_packs.discard(number)
                 if number not in self._uploading:
@@ -209,6 +202,9 @@ class Shipper:
             await trio.to_thread.run_sync(self._cache.discard, pack.pack_id.hex())
             self._unstored.pop(number, None)
         self._signal()
+
+    def _may_break_promise(self) -> bool:
+        return self._health.error is not None or self._cache.fill_ratio() >= self._high_watermark
 
     def _is_done_with(self, number: int, unstored: _Unstored) -> bool:
         """Closed, or given up by the writer after its records went elsewhere."""
@@ -269,10 +265,7 @@ class Shipper:
             if self._store.get(key, size_max=pack.size) != data:
                 raise Corrupt(f"object {key} in the store holds other bytes than pack {name}") from None
 
-    def _opening(self) -> list[_Unstored]:
-        return [_Unstored(opened_ns, None) for opened_ns in self._chunks.opened_packs.values()]
-
     def _signal(self) -> None:
-        progress, self._progress = self._progress, trio.Event()
+        progress, self.progress = self.progress, trio.Event()
         progress.set()
         self._freed()

@@ -57,6 +57,7 @@ class FaultyStore:
         self._lock = threading.Lock()
         self._requests = 0
         self._outage = False
+        self._calm = False
         self.injected: Counter[Fault] = Counter()
 
     @property
@@ -66,6 +67,10 @@ class FaultyStore:
     def set_outage(self, outage: bool) -> None:
         """While True every request fails with Unavailable, whatever the plan."""
         self._outage = outage
+
+    def set_calm(self, calm: bool) -> None:
+        """While True nothing of the plan and nothing by chance happens."""
+        self._calm = calm
 
     def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
         self._request(lambda: self._inner.put(key, data, create_only=create_only))
@@ -99,7 +104,7 @@ class FaultyStore:
         """The result of `call` and the fault still to be applied to it."""
         if self._outage:
             raise Unavailable(f"store {self.url}: cannot connect")
-        fault = self._next_fault()
+        fault = None if self._calm else self._next_fault()
         if fault in (None, Fault.DAMAGED):
             return call(), fault
         if fault is Fault.SLOW_DOWN:

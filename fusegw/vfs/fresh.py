@@ -11,7 +11,6 @@ from fusegw.meta.schema import (
     SCHEMA_VERSION,
     STATE,
     STATE_BYTES,
-    STATE_EPOCH,
     STATE_FILES,
     STATE_NEXT_INODE,
     STATE_SCHEMA,
@@ -35,7 +34,6 @@ def create_volume_root(
     change.put(STATE, STATE_VOLUME_ID, volume_id)
     for name, value in (
         (STATE_SCHEMA, SCHEMA_VERSION),
-        (STATE_EPOCH, epoch),
         (STATE_NEXT_INODE, ROOT_INODE + 1),
         (STATE_FILES, 1),
         (STATE_BYTES, 0),

@@ -10,7 +10,7 @@ from fusegw.errors import FusegwError
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import STATE_FILES
-from fusegw.ship.shipper import Shipper
+from fusegw.ship.log import LogShipper
 from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.files import Files
 from fusegw.vfs.inodes import Inodes
@@ -45,7 +45,7 @@ class Volume:
         self,
         metadata: Metadata,
         committer: Committer,
-        shipper: Shipper,
+        log: LogShipper,
         usage: Usage,
         *,
         inodes: Inodes,
@@ -66,7 +66,7 @@ class Volume:
         self._reaper = reaper
         self._metadata = metadata
         self._committer = committer
-        self._shipper = shipper
+        self._log = log
         self._usage = usage
         self._free_bytes = free_bytes
 
@@ -104,9 +104,10 @@ class Volume:
         await self._committer.commit()
 
     async def barrier(self) -> None:
-        """The data of everything acknowledged so far is in the store on return; raises why it cannot be."""
+        """Everything acknowledged so far survives the loss of this machine on return: data and names are in
+        the store. Raises why it cannot be."""
         await self.sync()
-        await self._shipper.barrier()
+        await self._log.barrier()
 
     def statfs(self) -> Statfs:
         """Size, room and counts of the volume."""

@@ -9,12 +9,14 @@ from pathlib import Path
 import trio
 
 from cache.disk import Disk, OsDisk
-from fusegw.assembly import Runtime, Source, running_volume
+from fusegw.assembly import Runtime, running_volume
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import Tuning
+from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.schema import ROOT_INODE
 from fusegw.store.base import ObjectStore
+from fusegw.store.faulty import FaultyStore
 from fusegw.vfs.caller import Caller
 
 KEYS = VolumeKeys(b"fault volume id!", {1: bytes(32)}, chunk_id_key=b"k" * 32, cutter_seed=0x7654321)
@@ -55,7 +57,13 @@ def source(
 
 @asynccontextmanager
 async def volume(given: Source) -> AsyncIterator[Runtime]:
+    """The volume, mounted from the store while that is well; what it plans to do wrong begins afterwards."""
+    store = given.store
+    if isinstance(store, FaultyStore):
+        store.set_calm(True)
     async with running_volume(given) as runtime:
+        if isinstance(store, FaultyStore):
+            store.set_calm(False)
         yield runtime
 
 

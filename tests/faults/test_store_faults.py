@@ -47,7 +47,7 @@ async def test_outage_fills_the_cache_then_enospc_then_all_is_shipped(tmp_path: 
         for name, data in written.items():
             assert await read_file(runtime, name) == data
         assert runtime.health.report().state == "degraded"
-        assert runtime.shipper.oldest_unstored_s > 0
+        assert runtime.log.oldest_unshipped_s
         # Deleting works, and makes room for new data although nothing can be shipped.
         for name in list(written)[: len(written) // 2]:
             runtime.volume.namespace.unlink(ROOT_INODE, name)
@@ -112,7 +112,9 @@ async def test_faults_by_chance_change_no_byte(tmp_path: Path, rates: dict[Fault
     inner = faulty(rates=rates, seed=7)
     policy = RetryPolicy(wait_first_s=0.001, wait_first_overloaded_s=0.001, wait_max_s=0.01)
     store = RetryingStore(inner, clock=SystemClock(), entropy=SystemEntropy(), policy=policy)
+    inner.set_calm(True)
     async with volume(source(tmp_path, store)) as runtime:
+        inner.set_calm(False)
         files = {b"f%d" % n: content(n, 400_000) for n in range(12)}
         for name, data in files.items():
             await write_file(runtime, name, data)
@@ -202,7 +204,7 @@ async def test_damaged_replies_are_never_served(tmp_path: Path) -> None:
 async def test_reply_lost_then_restart_uploads_nothing_twice(tmp_path: Path) -> None:
     inner = MemoryStore(clock=SystemClock())
     store = FaultyStore(inner, plan=[Fault.LOST_REPLY])
-    store_down = FaultyStore(inner)
+    store_again = FaultyStore(inner)
     async with volume(source(tmp_path, store, unmount_wait_s=0.0)) as runtime:
         data = content(8, 300_000)
         await write_file(runtime, b"f", data)
@@ -210,7 +212,7 @@ async def test_reply_lost_then_restart_uploads_nothing_twice(tmp_path: Path) -> 
         await until(lambda: store.injected[Fault.LOST_REPLY] == 1)
         store.set_outage(True)
     objects = [entry.key for entry in inner.list("packs/")]
-    async with volume(source(tmp_path, store_down)) as runtime:
+    async with volume(source(tmp_path, store_again)) as runtime:
         await runtime.volume.barrier()
         assert [entry.key for entry in inner.list("packs/")] == objects
         forget_cached(runtime)
@@ -220,8 +222,8 @@ async def test_reply_lost_then_restart_uploads_nothing_twice(tmp_path: Path) -> 
 async def test_a_foreign_object_under_a_packs_name_is_an_alarm(tmp_path: Path) -> None:
     store = MemoryStore(clock=SystemClock())
     down = FaultyStore(store)
-    down.set_outage(True)
     async with volume(source(tmp_path, down, unmount_wait_s=0.0)) as runtime:
+        down.set_outage(True)
         data = content(9, 300_000)
         await write_file(runtime, b"f", data)
         await runtime.volume.sync()

@@ -17,7 +17,11 @@ from fusegw.meta.schema import (
     CHUNK_ID,
     DIRENT,
     EXTENT,
+    GATEWAY,
     INODE,
+    LOCAL,
+    LOG_SEALED,
+    LOG_TAIL,
     PACK,
     PACK_LOCAL,
     POSITION,
@@ -25,11 +29,14 @@ from fusegw.meta.schema import (
     STATE,
     XATTR,
     Chunk,
+    Commit,
     Dirent,
     Extent,
+    Head,
     Inode,
     Pack,
     PackLocal,
+    Sealed,
 )
 from tests.meta.indexes import commit, open_index, underneath
 
@@ -72,6 +79,7 @@ def inodes(ino: int) -> st.SearchStrategy[Inode]:
 
 pair = st.tuples(ids, u64)
 named = st.tuples(ids, names)
+_heads = st.builds(Head, u64, st.binary(min_size=32, max_size=32), u32, u64)
 _packs = st.builds(
     Pack,
     st.binary(min_size=16, max_size=16),
@@ -95,8 +103,12 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "chunk": (CHUNK, u64, _chunks),
     "chunk_id": (CHUNK_ID, st.binary(min_size=16, max_size=16), u64),
     "pack": (PACK, u64, _packs),
-    "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "reap": (REAP, ids, u64),
+    "gateway": (GATEWAY, names, st.binary(max_size=300)),
+    "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
+    "local": (LOCAL, names, st.binary(max_size=300)),
+    "log_tail": (LOG_TAIL, u64, st.builds(Commit, time_ns, st.binary(max_size=300))),
+    "log_sealed": (LOG_SEALED, u64, st.builds(Sealed, _heads, st.binary(max_size=300))),
 }
 """Each table with its keys and its values (for inodes: the values of a key)."""
 
@@ -207,7 +219,7 @@ def test_an_index_of_another_schema_is_refused(tmp_path: Path) -> None:
         change.put(STATE, schema.STATE_SCHEMA, (schema.SCHEMA_VERSION + 1).to_bytes(8, "big"))
     commit(metadata)
     metadata.close()
-    with pytest.raises(UnknownFormat, match="schema 2"):
+    with pytest.raises(UnknownFormat, match=f"schema {schema.SCHEMA_VERSION + 1}"):
         open_index(tmp_path)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from fusegw.assembly import Runtime, Source, running_volume
+from fusegw.assembly import Runtime, running_volume
 from fusegw.clock import SystemEntropy
 from fusegw.config import Tuning
+from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.schema import Inode
 from fusegw.store.base import ObjectStore

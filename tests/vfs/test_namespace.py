@@ -15,7 +15,6 @@ from fusegw.meta.schema import (
     REAP,
     STATE,
     STATE_BYTES,
-    STATE_EPOCH,
     STATE_FILES,
     STATE_NEXT_INODE,
     STATE_SCHEMA,
@@ -36,9 +35,9 @@ def test_a_fresh_volume_has_a_root_and_its_state(tree: Tree) -> None:
     assert tree.metadata.get(STATE, STATE_VOLUME_ID) == b"v" * 16
     numbers = {
         name: tree.metadata.number(name)
-        for name in (STATE_SCHEMA, STATE_EPOCH, STATE_NEXT_INODE, STATE_FILES, STATE_BYTES)
+        for name in (STATE_SCHEMA, STATE_NEXT_INODE, STATE_FILES, STATE_BYTES)
     }
-    assert numbers == {STATE_SCHEMA: 1, STATE_EPOCH: 1, STATE_NEXT_INODE: 2, STATE_FILES: 1, STATE_BYTES: 0}
+    assert numbers == {STATE_SCHEMA: 2, STATE_NEXT_INODE: 2, STATE_FILES: 1, STATE_BYTES: 0}
     assert list(tree.namespace.readdir(ROOT, 0)) == []
 
 

@@ -1,0 +1,161 @@
+"""The index of a volume, opened: found as it is in the store, or rebuilt from there, and in a new epoch.
+
+Order for writing: the index on this host is compared with the store's log; when the log went on without it,
+or there is no index here, it is rebuilt from the log; then a takeover segment begins the new epoch. Nothing
+in the store is changed before the comparison. An index with changes that never reached the store is set
+aside with the packs it needs, never deleted.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cache.disk import Disk, OsDisk
+from fusegw.clock import Clock, Entropy
+from fusegw.config import Tuning
+from fusegw.errors import Busy, Invalid
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
+from fusegw.ship.recover import recover
+from fusegw.ship.resume import unstored_names
+from fusegw.ship.takeover import Superseded, admit, take_over
+from fusegw.store.base import ObjectStore
+from fusegw.vfs.fresh import create_volume_root
+
+log = logging.getLogger(__name__)
+_TRIES = 5
+"""Takeovers lost to others before the mount gives up."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a volume is made from."""
+
+    store: ObjectStore
+    keys: VolumeKeys
+    meta_dir: Path
+    cache_dir: Path
+    """This volume's own."""
+    cache_size_bytes: int
+    tuning: Tuning
+    clock: Clock
+    entropy: Entropy
+    free_bytes: Callable[[], int]
+    """How much more the store can take."""
+    disk: Disk = msgspec.field(default_factory=OsDisk)
+    unmount_wait_s: float = 300.0
+    """Longest time an orderly end waits for uploads that get on."""
+    writer: str = "a gateway"
+    """Who this is, for other gateways to read in the log."""
+    read_only: bool = False
+    """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
+
+
+def open_index(source: Source) -> Metadata:
+    """Blocking: the index, for writing in a new epoch, or as it is for reading.
+
+    Busy (in use, or others keep taking over), Invalid (never written and read-only; another volume's; the
+    store went back in time), Corrupt, UnknownFormat, or what the store raises.
+    """
+    if source.read_only:
+        return _opened(source)
+    for _ in range(_TRIES):
+        _rebuild_if_missing(source)
+        metadata = _opened(source)
+        try:
+            admit(metadata, source.store, source.keys)
+            take_over(
+                metadata,
+                source.store,
+                source.keys,
+                writer=source.writer,
+                clock=source.clock,
+                entropy=source.entropy,
+            )
+            _create_if_new(metadata, source)
+        except Superseded as error:
+            log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
+            unsent = _has_unsent(metadata), unstored_names(metadata)
+            metadata.close()
+            _set_aside(source, *unsent)
+        except BaseException:
+            metadata.close()
+            raise
+        else:
+            return metadata
+    raise Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
+
+
+def _opened(source: Source) -> Metadata:
+    metadata = Metadata(
+        source.meta_dir, size_max_bytes=source.tuning.metadata_limit_bytes, clock=source.clock
+    )
+    try:
+        found = metadata.get(STATE, STATE_VOLUME_ID)
+        if found is None and source.read_only:
+            raise Invalid(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
+        if found is not None and found != source.keys.volume_id:
+            raise Invalid(
+                f"the metadata in {source.meta_dir} belongs to volume {found.hex()}, the store holds volume "
+                f"{source.keys.volume_id.hex()}; check the store's address and the state directory"
+            )
+    except BaseException:
+        metadata.close()
+        raise
+    return metadata
+
+
+def _rebuild_if_missing(source: Source) -> None:
+    """A host that has no index (a new one, or one that lost it) gets it from the log, if there is one."""
+    if source.meta_dir.is_dir() and any(source.meta_dir.iterdir()):
+        return
+    if next(source.store.list("log/"), None) is not None:
+        found = recover(
+            source.meta_dir,
+            source.store,
+            source.keys,
+            metadata_limit_bytes=source.tuning.metadata_limit_bytes,
+            clock=source.clock,
+        )
+        log.info("rebuilt the index from the store: segment %d, epoch %d", found.head.seq, found.head.epoch)
+
+
+def _create_if_new(metadata: Metadata, source: Source) -> None:
+    if metadata.number(STATE_SCHEMA):
+        return
+    with metadata.change() as change:
+        create_volume_root(
+            change,
+            volume_id=source.keys.volume_id,
+            epoch=metadata.head.epoch,
+            clock=source.clock,
+            uid=os.geteuid(),
+            gid=os.getegid(),
+            mode=0o755,
+        )
+    metadata.freeze()
+    metadata.save()
+    metadata.saved()
+
+
+def _has_unsent(metadata: Metadata) -> bool:
+    return metadata.commit_number > metadata.head.commit
+
+
+def _set_aside(source: Source, unsent: bool, packs: set[str]) -> None:
+    """Take the index out of the way; with changes that only it has, it is kept, and their packs with it."""
+    if not unsent:
+        shutil.rmtree(source.meta_dir)
+        return
+    place = source.meta_dir.with_name(f"unsent-{source.clock.time_ns()}")
+    place.mkdir(mode=0o700)
+    source.meta_dir.rename(place / "meta")
+    for name in packs:
+        file = source.cache_dir / "packs" / name[:2] / name
+        if file.exists():
+            shutil.move(file, place / name)
+    log.error("changes of this host that never reached the store are kept in %s", place)

@@ -1,0 +1,63 @@
+"""One durable state of the index, held still: what a read transaction of LMDB sees while it is open.
+
+A view knows the number of the commit it shows, so what is read from it belongs to exactly that place of the
+volume's history. It may be used from any thread, by one at a time. While it is open LMDB cannot use the pages
+again that were freed since, so it must be closed.
+"""
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from fusegw.meta.codec import Table
+from fusegw.meta.schema import LOCAL, LOCAL_HEAD, LOG_TAIL, Head, decode_head
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class View:
+    """The index at one commit; made by `Metadata.view`. Raises Corrupt for rows that fail their checksum."""
+
+    def __init__(self, environment: Any, databases: dict[str, Any]) -> None:
+        self._databases = databases
+        self._transaction = environment.begin(buffers=False)
+        row = self.get(LOCAL, LOCAL_HEAD)
+        self.head = Head() if row is None else decode_head(row)
+        """How much of it the log has."""
+        self.commit = self._last(LOG_TAIL) or self.head.commit
+        """Number of the newest commit in it."""
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        """The row, None when there is none."""
+        raw_key = table.encode_key(key)
+        stored = self._transaction.get(raw_key, db=self._databases[table.name])
+        return None if stored is None else table.decode(key, raw_key, stored)
+
+    def rows(self, table: Table[K, V], start: K | None = None) -> Iterator[tuple[K, V]]:
+        """All rows in order, from `start` on."""
+        for raw_key, stored in self.stored(table, None if start is None else table.encode_key(start)):
+            key = table.decode_key(raw_key)
+            yield key, table.decode(key, raw_key, stored)
+
+    def stored(self, table: Table[Any, Any], start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """All rows in order as they are stored, unchecked."""
+        with self._transaction.cursor(db=self._databases[table.name]) as cursor:
+            if cursor.set_range(start) if start is not None else cursor.first():
+                yield from cursor.iternext()
+
+    def close(self) -> None:
+        """Give the state up."""
+        self._transaction.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _last(self, table: Table[int, Any]) -> int:
+        with self._transaction.cursor(db=self._databases[table.name]) as cursor:
+            return table.decode_key(cursor.key()) if cursor.last() else 0

@@ -1,0 +1,115 @@
+"""Beginning a reign: is this index what the store has, and the takeover segment that makes us its writer.
+
+Admission, before anything is written: a segment whose PUT was under way when the gateway ended is sent once
+more, byte for byte; then the store's log must end exactly where this index says it does.
+
+| the store's log                               | outcome                                                 |
+|-----------------------------------------------|---------------------------------------------------------|
+| ends at our head                              | go on                                                   |
+| goes on after our head                        | `Superseded`: this index is old, or was fenced          |
+| does not reach our head, or has another there | Invalid, with the evidence: the store went back in time |
+
+Only winning a slot makes anything true: the takeover's bytes are durable here before the PUT, and the epoch
+is ours once the PUT has succeeded.
+"""
+
+from collections.abc import Callable
+
+from fusegw.clock import Clock, Entropy
+from fusegw.errors import Corrupt, Fenced, Invalid, NotFound
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import EPOCH_MAX, LOG_SEALED, Head
+from fusegw.ship import segment
+from fusegw.ship.log import fenced_by, moved_on, put_segment, seal_durably
+from fusegw.ship.segment import SEGMENT_BYTES_MAX, TAKEOVER, Segment
+from fusegw.store.base import ObjectStore
+
+
+class Superseded(Fenced):
+    """The log went on without this index: it must be rebuilt from the store before anything is written."""
+
+
+def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> Head:
+    """Blocking: the head, which is that of the store. Superseded; Invalid when the store went back."""
+    _send_again(metadata, store, keys)
+    head = metadata.head
+    if head.seq:
+        key = segment.object_key(head.seq)
+        try:
+            found = segment.digest(store.get(key, size_max=SEGMENT_BYTES_MAX))
+        except NotFound:
+            raise Invalid(_went_back(store, head, f"{key} is not there")) from None
+        if found != head.hash:
+            raise Invalid(_went_back(store, head, f"{key} has hash {found.hex()}"))
+    refuse_gap(store, head.seq)
+    try:
+        store.head(segment.object_key(head.seq + 1))
+    except NotFound:
+        return head
+    raise Superseded(fenced_by(store, head, keys))
+
+
+def refuse_gap(store: ObjectStore, seq: int) -> None:
+    """Corrupt when segment `seq` + 1 is missing though a later one is there."""
+    after = next(store.list("log/", start_after=segment.object_key(seq)), None)
+    if after is not None and after.key > segment.object_key(seq + 1):
+        raise Corrupt(
+            f"log segment {segment.object_key(seq + 1)} is missing from {store.url}, though {after.key} is "
+            "there; restore it from another copy of the store"
+        )
+
+
+def take_over(
+    metadata: Metadata,
+    store: ObjectStore,
+    keys: VolumeKeys,
+    *,
+    writer: str,
+    clock: Clock,
+    entropy: Entropy,
+) -> Head:
+    """Blocking: a new epoch begun by this gateway; `writer` says to others who that is.
+
+    After `admit`. Superseded when somebody else was faster.
+    """
+    head = metadata.head
+    epoch = head.epoch + 1
+    if epoch > EPOCH_MAX:
+        raise Invalid(f"the volume was mounted {EPOCH_MAX} times, its numbers are used up: begin a new one")
+    what = Segment(head.seq + 1, epoch, TAKEOVER, True, clock.time_ns(), writer.encode()[:255])
+    sealed = seal_durably(metadata, what, head, head.commit, keys, entropy)
+    try:
+        put_segment(store, sealed, head, keys)
+    except Fenced as error:
+        metadata.write([(LOG_SEALED, what.seq, None)])
+        raise Superseded(str(error)) from None
+    _move_on(metadata, lambda: metadata.write(moved_on(sealed, range(0))))
+    return sealed.head
+
+
+def _send_again(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> None:
+    head = metadata.head
+    with metadata.view() as view:
+        sealed = view.get(LOG_SEALED, head.seq + 1)
+    if sealed is None:
+        return
+    try:
+        put_segment(store, sealed, head, keys)
+    except Fenced as error:
+        raise Superseded(str(error)) from None
+    gone = range(head.commit + 1, sealed.head.commit + 1)
+    _move_on(metadata, lambda: metadata.write(moved_on(sealed, gone)))
+
+
+def _move_on(metadata: Metadata, write: Callable[[], None]) -> None:
+    write()
+    metadata.renew()
+
+
+def _went_back(store: ObjectStore, head: Head, found: str) -> str:
+    return (
+        f"{store.url} is not what this gateway left there: it shipped segment {head.seq} (epoch "
+        f"{head.epoch}, hash {head.hash.hex()}), but {found}. The store was set back or exchanged; nothing "
+        "was written. Restore the store, or move the volume's state directory away to take the store as it is"
+    )
