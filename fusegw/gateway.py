@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -30,7 +31,6 @@ from fusegw.daemon import mountpoint
 from fusegw.errors import Busy, FusegwError, Invalid, UnknownFormat
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
-from fusegw.fuse.read_only import ReadOnlyOperations
 from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.keys.volume import read_volume, unlock
@@ -88,6 +88,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
             entropy=entropy,
             free_bytes=_room_of(settings),
             read_only=settings.options.read_only,
+            writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
             disk=disk,
         )
         async with running_volume(source) as runtime:
@@ -144,9 +145,12 @@ class _Mounted:
         self._settings = settings
         self._place = str(settings.mountpoint)
         options = settings.options
-        operations = ReadOnlyOperations if options.read_only else Operations
+        self._operations = Operations(runtime.volume, volume_number=settings.volume_number)
+        if options.read_only:
+            self._operations.refuse_changes("volume is mounted read-only")
+        self._runtime = runtime
         self._session = Session(
-            operations(runtime.volume, volume_number=settings.volume_number),
+            self._operations,
             settings.mountpoint,
             fsname=options.fsname,
             allow_other=options.allow_other,
@@ -167,6 +171,7 @@ class _Mounted:
                 nursery.start_soon(self._unmount_on, signals)
                 nursery.start_soon(self._leave)
                 nursery.start_soon(self._service.sample)
+                nursery.start_soon(self._refuse_once_fenced)
                 await nursery.start(server.serve, self._settings.paths.socket_file, self._service)
                 await nursery.start(self._serve_session)
                 self._ready = True
@@ -188,6 +193,12 @@ class _Mounted:
             self._failure = error
         finally:
             self._ended.set()
+
+    async def _refuse_once_fenced(self) -> None:
+        """Go on reading, change nothing any more, once another gateway has taken the volume over."""
+        await self._runtime.log.until_fenced()
+        self._operations.refuse_changes("another gateway took the volume over")
+        self._runtime.recutter.stop()
 
     async def _leave(self) -> None:
         """Once the mount is detached: end, soon, even if files on it or copies of the mount are in use."""

@@ -17,7 +17,7 @@ import msgspec
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
 from fusegw.config import Tuning
-from fusegw.errors import Busy, Invalid
+from fusegw.errors import Busy, Invalid, NotFound
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
@@ -113,7 +113,13 @@ def _rebuild_if_missing(source: Source) -> None:
     """A host that has no index (a new one, or one that lost it) gets it from the log, if there is one."""
     if source.meta_dir.is_dir() and any(source.meta_dir.iterdir()):
         return
-    if next(source.store.list("log/"), None) is not None:
+    if next(source.store.list("log/"), None) is None:
+        if next(source.store.list("packs/"), None) is not None:
+            raise NotFound(
+                f"{source.store.url} holds packs but no log, and {source.meta_dir} is empty: nothing says "
+                "which files they belong to; restore log/ in the store, or the state directory, from a copy"
+            )
+    else:
         found = recover(
             source.meta_dir,
             source.store,
@@ -121,7 +127,7 @@ def _rebuild_if_missing(source: Source) -> None:
             metadata_limit_bytes=source.tuning.metadata_limit_bytes,
             clock=source.clock,
         )
-        log.info("rebuilt the index from the store: segment %d, epoch %d", found.head.seq, found.head.epoch)
+        log.info("rebuilt the index from segment %d (epoch %d) of the log", found.head.seq, found.head.epoch)
 
 
 def _create_if_new(metadata: Metadata, source: Source) -> None:

@@ -31,8 +31,6 @@ class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
     created_unix_s: int
     unsafe_no_fencing: bool = False
     """The operator accepted a store that cannot refuse a second create."""
-    mounted_before: bool = False
-    """From the first mount on, its metadata must be there: an empty directory is a loss, not a new volume."""
 
 
 class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -78,15 +76,6 @@ class Registry:
             # Once as it is: a full or read-only disk must show before the volume exists in its store.
             self._store(contents)
             yield Reservation(name, contents, self._store)
-
-    def set_mounted(self, name: str) -> None:
-        """Record that volume `name` has been mounted from here."""
-        with self._locked():
-            contents = self._load()
-            entry = contents.volumes.get(name)
-            if entry is not None and not entry.mounted_before:
-                contents.volumes[name] = msgspec.structs.replace(entry, mounted_before=True)
-                self._store(contents)
 
     def _load(self) -> _Contents:
         try:

@@ -75,6 +75,8 @@ class Service:
             logical_bytes=runtime.usage.nbytes,
             stored_bytes=runtime.chunks.stored_bytes,
             metadata_bytes=runtime.metadata.used_bytes,
+            log_seq=runtime.log.head.seq,
+            fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
         )
 
     async def cache_stats(self) -> CacheStatsReply:

@@ -128,6 +128,9 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "packs", output.size(reply.stored_bytes)
     yield "metadata", output.size(reply.metadata_bytes)
     yield "epoch", f"{reply.epoch}"
+    yield "log", f"segment {reply.log_seq:,}"
+    if reply.fenced:
+        yield "fenced", reply.fenced
 
 
 def _health(health: StoreHealth) -> str:

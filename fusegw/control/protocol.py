@@ -65,6 +65,10 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     stored_bytes: int
     """Size of all packs, in the store or on the way."""
     metadata_bytes: int
+    log_seq: int = 0
+    """Newest log segment that this gateway knows to be in the store."""
+    fenced: str | None = None
+    """Why this gateway changes nothing any more: who took the volume over."""
 
 
 class CacheStatsReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,17 +40,14 @@ def serve_volume(
 
     `nonempty` allows a mount point with files in it, which the mount hides.
     """
-    registry = Registry(settings.paths.state_dir)
     place = str(settings.mountpoint)
     before = lock.hold_for_life(settings.paths, mountpoint=place)
     for dead in {place, before.mountpoint if before else ""} - {""}:
         mountpoint.clear_dead(dead, settings.volume)
     mountpoint.check_mountpoint(place, nonempty=nonempty)
-    _check_metadata(settings.paths, expected=registry.get(settings.volume).mounted_before)
     _make_directories(settings)
 
     def ready() -> None:
-        registry.set_mounted(settings.volume)
         _log.info("volume %s is mounted on %s (fusegw %s)", settings.volume, place, __version__)
         on_ready()
 
@@ -140,15 +137,6 @@ def _clear_left_behind(paths: VolumePaths) -> None:
             if mountpoint.clear_dead(last.mountpoint, paths.name):
                 return
     raise NotFound(f"volume {paths.name!r} is not mounted")
-
-
-def _check_metadata(paths: VolumePaths, *, expected: bool) -> None:
-    """A volume that was mounted here before must find its metadata, or it would come up empty."""
-    if expected and not (paths.meta_dir.is_dir() and any(paths.meta_dir.iterdir())):
-        raise NotFound(
-            f"the metadata of volume {paths.name!r} is missing: {paths.meta_dir} is empty, though the volume "
-            "has been mounted before; restore the state directory"
-        )
 
 
 def _make_directories(settings: GatewaySettings) -> None:

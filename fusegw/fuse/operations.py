@@ -13,8 +13,9 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Any, NoReturn
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
@@ -28,6 +29,10 @@ from fusegw.vfs.volume import Volume
 VALID_S = 86_400.0
 """How long the kernel may believe names and attributes without asking again."""
 _COOKIE_DOT, _COOKIE_DOTDOT = 1, 2
+_CHANGES = (
+    "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
+    "setattr", "setxattr", "removexattr", "write",
+)  # fmt: skip
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 
 log = logging.getLogger(__name__)
@@ -47,6 +52,20 @@ class Operations(pyfuse3.Operations):
         self._inode_of = self._nodes.inode_of
         self._valid_s = valid_s
         self._absent = absent(valid_s)
+        self._refused: Callable[[], None] = lambda: None
+
+    def refuse_changes(self, why: str) -> None:
+        """From now on, and for good, what changes the volume is answered EROFS.
+
+        The kernel refuses it by itself on a mount made with `ro`, until somebody remounts that `rw`.
+        """
+
+        def refused(*_: Any) -> NoReturn:
+            raise OSError(errno.EROFS, why)
+
+        for name in _CHANGES:
+            setattr(self, name, instant(refused))
+        self._refused = refused
 
     # names
 
@@ -216,6 +235,8 @@ class Operations(pyfuse3.Operations):
     def open(self, node: int, flags: int, ctx: RequestContext) -> FileInfo:
         ino = self._inode_of(node)
         inode = self._present(ino)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            self._refused()
         if flags & os.O_TRUNC:
             self._volume.files.truncate(ino, 0)
             self._drop_privileges(inode, ctx)

@@ -61,8 +61,7 @@ class _Cut(msgspec.Struct, frozen=True):
 class LogShipper:
     """The log of one volume in one reign. Loop thread only; `run` must be running.
 
-    `held` keeps new data from being merged while a cut is made. `fenced` is called once, when another
-    gateway has taken over.
+    `held` keeps new data from being merged while a cut is made.
     """
 
     def __init__(
@@ -121,6 +120,11 @@ class LogShipper:
             if self._health.failures > failures and self._health.error is not None:
                 raise type(self._health.error)(str(self._health.error))
             await self._wait()
+
+    async def until_fenced(self) -> None:
+        """Return once another gateway has taken over."""
+        while self.fenced is None:
+            await self._progress.wait()
 
     async def run(self) -> None:
         """Ship for ever, until cancelled or fenced."""

@@ -186,16 +186,6 @@ def test_hardening_is_not_the_default() -> None:
     assert resource.getrlimit(resource.RLIMIT_CORE)[1] != 0
 
 
-def test_missing_metadata_is_not_an_empty_volume(tank: Host) -> None:
-    tank.spawn("mount", "tank", tank.mountpoint)
-    tank.spawn("umount", "tank")
-    (tank.paths().meta_dir / "data.mdb").unlink()
-    done = tank.spawn("mount", "tank", tank.mountpoint)
-    assert_one_line(done, 9, "metadata of volume 'tank' is missing")
-    (tank.paths().meta_dir / "data.mdb").touch()
-    assert tank.spawn("mount", "tank", tank.mountpoint).code == 0
-
-
 def test_a_foreground_mount_ends_by_signal(tank: Host) -> None:
     for end in (signal.SIGTERM, signal.SIGINT):
         with subprocess.Popen(

@@ -33,7 +33,7 @@ def test_looking_creates_nothing(registry: Registry, tmp_path: Path) -> None:
 
 def test_what_is_committed_is_found_again(registry: Registry, tmp_path: Path) -> None:
     entry = add(registry, "tank", b"\xab" * 16)
-    assert entry.number == 1 and entry.volume_id == "ab" * 16 and not entry.mounted_before
+    assert entry.number == 1 and entry.volume_id == "ab" * 16
     assert Registry(tmp_path / "state").get("tank") == entry
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "state" / "registry.json").stat().st_mode) == 0o600
@@ -71,14 +71,6 @@ def test_numbers_run_out(registry: Registry, tmp_path: Path) -> None:
     assert add(registry, "last").number == NUMBER_MAX
     with pytest.raises(Full, match="all 255"):
         add(registry, "more")
-
-
-def test_a_first_mount_is_remembered(registry: Registry) -> None:
-    add(registry, "tank")
-    registry.set_mounted("tank")
-    assert registry.get("tank").mounted_before
-    registry.set_mounted("unheard of")
-    assert list(registry.volumes()) == ["tank"]
 
 
 def test_damage_is_not_taken_for_an_empty_registry(registry: Registry, tmp_path: Path) -> None:

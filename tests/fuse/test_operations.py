@@ -10,7 +10,6 @@ import pytest
 from pyfuse3 import FUSEError
 
 from fusegw.fuse.operations import Operations
-from fusegw.fuse.read_only import ReadOnlyOperations
 from fusegw.meta.schema import Inode
 from fusegw.vfs.caller import Caller
 
@@ -93,7 +92,8 @@ async def test_further_groups_of_callers_here_and_gone() -> None:
 
 async def test_read_only_handlers_refuse_by_themselves() -> None:
     stand_in: Any = Volume()
-    served = ReadOnlyOperations(stand_in, volume_number=7)
+    served = Operations(stand_in, volume_number=7)
+    served.refuse_changes("just so")
     ctx = request(1)
     refused = [
         served.mknod(1, b"x", 0o100644, 0, ctx),
