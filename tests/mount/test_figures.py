@@ -21,6 +21,7 @@ def cache_stats(gateway: Gateway) -> dict[str, Any]:
 def test_backlog_until_everything_is_stored(gateway: Gateway) -> None:
     gateway.configure(f"[volumes.{NAME}]\nship_interval_s = 3600\n")
     gateway.mount()
+    gateway.command("sync", NAME, "--wait")  # the empty root of a new volume is a change, too
     assert (gateway.status()["backlog_bytes"], gateway.status()["oldest_unshipped_s"]) == (0, None)
     (gateway.root / "file").write_bytes(os.urandom(3 * MIB))
     (gateway.root / "small").write_bytes(b"x")
