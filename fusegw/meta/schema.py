@@ -72,8 +72,6 @@ STATE_STORED = b"stored"
 
 LOCAL_HEAD = b"head"
 """`Head`: the place in the log up to which this index is in the store."""
-LOCAL_FENCED = b"fenced"
-"""Why this gateway may not write any more, in words; there only when it is so."""
 
 
 def numbered(epoch: int, n: int) -> int:

@@ -26,7 +26,6 @@ from fusegw.meta.metadata import Metadata, Row
 from fusegw.meta.records import decode_records, encode_delete, encode_put
 from fusegw.meta.schema import (
     LOCAL,
-    LOCAL_FENCED,
     LOCAL_HEAD,
     LOG_SEALED,
     LOG_TAIL,
@@ -141,7 +140,8 @@ class LogShipper:
                 await self._ship()
                 self._done = number
             except Fenced as error:
-                await self._fence(error)
+                log.critical("this gateway is fenced, it writes nothing any more: %s", error)
+                self.fenced = error
             except (FusegwError, OSError) as error:
                 log.error("the log does not get into the store, trying again: %s", error)
                 self._error = error
@@ -217,16 +217,6 @@ class LogShipper:
             else:
                 self._health.succeeded(nbytes)
                 return
-
-    async def _fence(self, error: Fenced) -> None:
-        log.critical("this gateway is fenced, it writes nothing any more: %s", error)
-        self.fenced = error
-        with self._metadata.change() as change:
-            change.put(LOCAL, LOCAL_FENCED, str(error).encode())
-        try:
-            await self._committer.commit()
-        except FusegwError as failure:
-            log.error("%s", failure)
 
     async def _wait(self) -> None:
         """For progress of the log, or news from the packs."""
