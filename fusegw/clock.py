@@ -51,3 +51,8 @@ class SystemEntropy:
 
     def uniform(self, low: float, high: float) -> float:
         return random.uniform(low, high)
+
+
+def utc(time_ns: int) -> str:
+    """A wall time (ns since 1970) for people, in seconds."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ns // 1_000_000_000))
