@@ -31,9 +31,11 @@ from fusegw.daemon import mountpoint
 from fusegw.errors import Busy, FusegwError, Invalid, UnknownFormat
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
+from fusegw.identity import Identity
 from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.keys.volume import read_volume, unlock
+from fusegw.policy import policy_of, store_policy_of
 from fusegw.service import Service
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
@@ -89,6 +91,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
             free_bytes=_room_of(settings),
             read_only=settings.options.read_only,
             writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
+            identity=_identity_of(settings),
             disk=disk,
         )
         async with running_volume(source) as runtime:
@@ -97,6 +100,16 @@ async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk
         store.close()
     if failure is not None:
         raise failure
+
+
+def _identity_of(settings: GatewaySettings) -> Identity:
+    return Identity(
+        volume=settings.volume,
+        number=settings.volume_number,
+        mountpoint=str(settings.mountpoint),
+        policy=policy_of(settings),
+        store=store_policy_of(settings.store),
+    )
 
 
 def _open_keys(settings: GatewaySettings, store: ObjectStore, entropy: Entropy) -> VolumeKeys:

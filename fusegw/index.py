@@ -18,6 +18,7 @@ from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
 from fusegw.config import Tuning
 from fusegw.errors import Busy, Invalid, NotFound
+from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
@@ -51,6 +52,8 @@ class Source(msgspec.Struct, frozen=True):
     """Longest time an orderly end waits for uploads that get on."""
     writer: str = "a gateway"
     """Who this is, for other gateways to read in the log."""
+    identity: Identity | None = None
+    """What a read-write mount records of the gateway in the volume; None: nothing."""
     read_only: bool = False
     """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
 
@@ -77,6 +80,8 @@ def open_index(source: Source) -> Metadata:
                 entropy=source.entropy,
             )
             _create_if_new(metadata, source)
+            if source.identity is not None:
+                record_identity(metadata, source.identity)
         except Superseded as error:
             log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
             unsent = _has_unsent(metadata), unstored_names(metadata)

@@ -208,10 +208,12 @@ class PackCipher:
 
     def seal_footer(self, entries: Sequence[Entry], offset: int, nonce: bytes) -> bytes:
         """The sealed footer that begins at `offset`."""
-        table = b"".join([
-            _ENTRY.pack(place.record, place.offset, place.stored, place.raw, place.codec, chunk_id)
-            for chunk_id, place in entries
-        ])
+        table = b"".join(
+            [
+                _ENTRY.pack(place.record, place.offset, place.stored, place.raw, place.codec, chunk_id)
+                for chunk_id, place in entries
+            ]
+        )
         return nonce + self._aead.encrypt(nonce, table, self._footer_prefix + _FOOTER_BINDING.pack(offset))
 
     def open_footer(self, sealed: bytes | memoryview, offset: int, number: int) -> list[Entry]:

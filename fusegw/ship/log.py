@@ -300,7 +300,9 @@ def _parts(view: View, after_commit: int, part_bytes: int) -> Iterator[tuple[byt
 
 
 def _encoded(rows: dict[tuple[int, bytes], bytes | None]) -> bytes:
-    return b"".join([
-        encode_delete(code, key) if value is None else encode_put(code, key, value)
-        for (code, key), value in rows.items()
-    ])
+    return b"".join(
+        [
+            encode_delete(code, key) if value is None else encode_put(code, key, value)
+            for (code, key), value in rows.items()
+        ]
+    )

@@ -224,5 +224,3 @@ async def test_filled_up_volume_is_whole_after_all(tmp_path: Path) -> None:
         runtime.reading.forget()
         for offset in range(0, len(data), 5 << 20):
             assert await runtime.volume.files.read(ino, offset, 4096) == data[offset : offset + 4096]
-
-

@@ -60,5 +60,3 @@ def world(tmp_path: Path) -> Iterator[World]:
     built = World(top)
     yield built
     built.cache.close()
-
-

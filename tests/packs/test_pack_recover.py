@@ -41,9 +41,7 @@ def whole(world: World, closing: Closing) -> list[Entry]:
     data = world.path(pack.name).read_bytes()
     assert blake3(data).digest() == pack.hash
     assert len(data) == pack.size == world.cache.size(pack.name)
-    entries = verify_pack(
-        data, world.keys, pack_id=pack.pack_id, number=pack.number, chunk_id_of=chunk_id_of
-    )
+    entries = verify_pack(data, world.keys, pack_id=pack.pack_id, number=pack.number, chunk_id_of=chunk_id_of)
     assert len(entries) == pack.records
     return entries
 
