@@ -134,6 +134,7 @@ def _measure(choice: Choice, keep: Path | None, samples: list[Sample]) -> None:
         _say(f"data in {data}, work in {work}")
         if not machine.forget_pages():
             _say("not root: page caches stay as they are, and reads are not cold")
+        machine.touch_memory(choice.needed_bytes)
         corpus = provide(data, Recipe(choice.size_bytes, choice.files))
         with _stores(choice, work) as places:
             run_rounds(

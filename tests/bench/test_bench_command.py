@@ -103,3 +103,12 @@ def test_an_upload_of_rclone_that_failed_is_not_taken_for_a_finished_one() -> No
 def test_the_account_is_read_from_what_a_shell_would_export() -> None:
     printed = "# endpoint: http://x\nexport AWS_ENDPOINT_URL=http://x:1\nexport A=b C=d=\n"
     assert account_of(printed) == {"AWS_ENDPOINT_URL": "http://x:1", "A": "b", "C": "d="}
+
+
+def test_memory_is_touched_up_to_the_limit_and_never_all_of_it(tmp_path: Path) -> None:
+    figures = tmp_path / "meminfo"
+    figures.write_text("MemTotal: 4194304 kB\nMemFree: 1049600 kB\n")
+    assert machine.touch_memory(1 << 30, figures) == 1 << 20
+    assert machine.touch_memory(1 << 16, figures) == 1 << 16
+    figures.write_text("MemTotal: 4194304 kB\nMemFree: 1024 kB\n")
+    assert machine.touch_memory(1 << 30, figures) == 0
