@@ -264,23 +264,23 @@ class VolumePaths(msgspec.Struct, frozen=True):
 
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the volume is shown to this host."""
+    """How the mount is shown to this host."""
 
     allow_other: bool = False
     """Other users than the one who mounts may look in (permission bits decide)."""
     read_only: bool = False
-    """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
+    """The kernel refuses changes by itself."""
     fsname: str = "fusegw"
     """First column of /proc/mounts."""
     kernel_options: tuple[str, ...] = ()
     """Further options handed to the kernel as they are (nodev, nosuid, noatime, …)."""
 
 
-class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All that `fusegw.gateway.run` needs; complete, absolute and checked.
+class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One volume of a gateway; complete, absolute and checked.
 
-    The volume's lock is held and `paths.volume_dir`, the socket's, the log's and the cache's directories
-    exist (0700) when the gateway gets this. The store must hold the volume with `volume_id`.
+    The volume's lock is held and `paths.volume_dir`, the socket's and the cache's directories exist (0700)
+    when the gateway gets this. The store must hold the volume with `volume_id`.
     """
 
     volume: str
@@ -295,7 +295,22 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Root of all caches; this volume's is the directory `volume_id.hex()` in it."""
     cache_size_bytes: int
     mountpoint: Path
-    options: MountOptions = MountOptions()
+    """Where the root of this volume is seen."""
+    allow_other: bool = False
+    """Other users than the one who mounts may look in."""
+    read_only: bool = False
+    """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
     tuning: Tuning = Tuning()
     unsafe_no_fencing: bool = False
     """`fusegw init` was told that this store cannot refuse a second create; do not ask again."""
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `fusegw.gateway.run` needs: one mount and what is in it."""
+
+    mountpoint: Path
+    volumes: tuple[VolumeSettings, ...]
+    """The one that is shown at the root of the mount."""
+    log_file: Path
+    """The log of the gateway when it runs as a daemon; its directory exists."""
+    options: MountOptions = MountOptions()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fusegw.config import CACHE_SIZE_BYTES, GatewaySettings, Tuning, VolumeConfig
+from fusegw.config import CACHE_SIZE_BYTES, Tuning, VolumeConfig, VolumeSettings
 from fusegw.store.options import StoreOptions
 
 STORE_POLICY = ("sse", "kms_key_id", "storage_class")
@@ -19,12 +19,12 @@ STORE_POLICY = ("sse", "kms_key_id", "storage_class")
 Value = bool | int | float | str
 
 
-def policy_of(settings: GatewaySettings) -> dict[str, Value]:
+def policy_of(settings: VolumeSettings) -> dict[str, Value]:
     """How this gateway serves its volume."""
     tuning: dict[str, Value] = msgspec.to_builtins(settings.tuning)
     return tuning | {
         "cache_size": settings.cache_size_bytes,
-        "allow_other": settings.options.allow_other,
+        "allow_other": settings.allow_other,
     }
 
 

@@ -8,7 +8,7 @@ import trio
 
 from fusegw.assembly import Runtime
 from fusegw.clock import Clock
-from fusegw.config import GatewaySettings
+from fusegw.config import VolumeSettings
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
@@ -33,7 +33,7 @@ class Service:
 
     def __init__(
         self,
-        settings: GatewaySettings,
+        settings: VolumeSettings,
         runtime: Runtime,
         clock: Clock,
         unmount: Callable[[], Awaitable[None]],
@@ -62,7 +62,7 @@ class Service:
             volume=settings.volume,
             mountpoint=str(settings.mountpoint),
             store_url=settings.store.url,
-            read_only=settings.options.read_only,
+            read_only=settings.read_only,
             epoch=runtime.epoch,
             backlog_bytes=backlog,
             oldest_unshipped_s=self._oldest(),
@@ -108,7 +108,7 @@ class Service:
         """Everything into packs and on its way; with `wait`, into the store. Read-only there is nothing to
         do.
         """
-        if self._settings.options.read_only:
+        if self._settings.read_only:
             return SyncReply(complete=not self._backlog(), backlog_bytes=self._backlog())
         if wait:
             await self._runtime.volume.barrier()

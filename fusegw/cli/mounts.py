@@ -9,11 +9,18 @@ from fusegw.cli import output
 from fusegw.cli.mount_options import ParsedOptions, parse_options
 from fusegw.cli.session import Locations, Session, Site, common_options, complete_volume
 from fusegw.clock import SystemClock
-from fusegw.config import CACHE_SIZE_BYTES, GatewaySettings, MountOptions, VolumeConfig, parse_size
+from fusegw.config import (
+    CACHE_SIZE_BYTES,
+    GatewaySettings,
+    MountOptions,
+    VolumeConfig,
+    VolumeSettings,
+    parse_size,
+)
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.lock import Holder
 from fusegw.daemon.process import Body, harden, run_in_background, run_in_foreground
-from fusegw.daemon.service import serve_volume, stop_volume, volume_on
+from fusegw.daemon.service import serve_gateway, stop_volume, volume_on
 from fusegw.errors import Invalid
 
 WAIT_SILENT_S = 2.0
@@ -64,7 +71,8 @@ def mount(
     entry = site.registry.get(name)
     said = cache_size or session.environ.get("FUSEGW_CACHE_SIZE")
     files = SecretFiles(passphrase_file or parsed.passphrase_file, key_file or parsed.key_file)
-    settings = GatewaySettings(
+    mount_options = _mount_options(name, parsed, config, read_only=read_only)
+    volume = VolumeSettings(
         volume=name,
         volume_number=entry.number,
         volume_id=bytes.fromhex(entry.volume_id),
@@ -73,17 +81,24 @@ def mount(
         cache_dir=site.cache_dir,
         cache_size_bytes=_cache_size(parsed, said, site, config),
         mountpoint=Path(place),
-        options=_mount_options(name, parsed, config, read_only=read_only),
+        allow_other=mount_options.allow_other,
+        read_only=mount_options.read_only,
         tuning=config.tuning(),
         unsafe_no_fencing=entry.unsafe_no_fencing,
         secret=present_secret(files, config, session.environ, volume=name),
+    )
+    settings = GatewaySettings(
+        mountpoint=Path(place),
+        volumes=(volume,),
+        log_file=paths.log_file,
+        options=mount_options,
     )
     body = _body(session, settings, nonempty=parsed.nonempty)
     debug = session.debug or parsed.debug
     if foreground:
         run_in_foreground(body, debug=debug)
     else:
-        pid = run_in_background(body, log_file=paths.log_file, debug=debug)
+        pid = run_in_background(body, log_file=settings.log_file, debug=debug)
         output.remark(f"volume {name} is mounted on {place} (pid {pid})")
 
 
@@ -158,4 +173,4 @@ def _mount_options(
 
 
 def _body(session: Session, settings: GatewaySettings, *, nonempty: bool) -> Body:
-    return lambda on_ready: serve_volume(settings, session.gateway, on_ready=on_ready, nonempty=nonempty)
+    return lambda on_ready: serve_gateway(settings, session.gateway, on_ready=on_ready, nonempty=nonempty)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from fusegw import __version__
 from fusegw.clock import Clock
-from fusegw.config import GatewaySettings, VolumePaths
+from fusegw.config import GatewaySettings, VolumePaths, VolumeSettings
 from fusegw.control.client import ControlClient
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.lock import Holder, last_holder, present_holder
@@ -31,7 +31,7 @@ class Gateway(Protocol):
     def __call__(self, settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None: ...
 
 
-def serve_volume(
+def serve_gateway(
     settings: GatewaySettings, gateway: Gateway, *, on_ready: Callable[[], None], nonempty: bool = False
 ) -> None:
     """Hold the volume, prepare its places and run `gateway`; returns when it has ended in good order.
@@ -41,18 +41,22 @@ def serve_volume(
     `nonempty` allows a mount point with files in it, which the mount hides.
     """
     place = str(settings.mountpoint)
-    before = lock.hold_for_life(settings.paths, mountpoint=place)
-    for dead in {place, before.mountpoint if before else ""} - {""}:
-        mountpoint.clear_dead(dead, settings.volume)
+    source = settings.options.fsname
+    for volume in settings.volumes:
+        before = lock.hold_for_life(volume.paths, mountpoint=place)
+        for dead in {place, before.mountpoint if before else ""} - {""}:
+            mountpoint.clear_dead(dead, source)
     mountpoint.check_mountpoint(place, nonempty=nonempty)
-    _make_directories(settings)
+    for volume in settings.volumes:
+        _make_directories(volume)
+    make_private(settings.log_file.parent)
 
     def ready() -> None:
-        _log.info("volume %s is mounted on %s (fusegw %s)", settings.volume, place, __version__)
+        _log.info("volume %s is mounted on %s (fusegw %s)", source, place, __version__)
         on_ready()
 
     gateway(settings, on_ready=ready)
-    _log.info("volume %s is unmounted", settings.volume)
+    _log.info("volume %s is unmounted", source)
 
 
 def stop_volume(
@@ -139,9 +143,9 @@ def _clear_left_behind(paths: VolumePaths) -> None:
     raise NotFound(f"volume {paths.name!r} is not mounted")
 
 
-def _make_directories(settings: GatewaySettings) -> None:
+def _make_directories(settings: VolumeSettings) -> None:
     paths = settings.paths
-    for directory in (paths.volume_dir, paths.socket_file.parent, paths.log_file.parent, settings.cache_dir):
+    for directory in (paths.volume_dir, paths.socket_file.parent, settings.cache_dir):
         make_private(directory)
     try:
         # The socket's own mode is not enough on systems that ignore it: the directory keeps others out.

@@ -18,7 +18,7 @@ import msgspec
 
 import fusegw.errors
 from fusegw.cli.main import main
-from fusegw.config import GatewaySettings
+from fusegw.config import GatewaySettings, VolumeSettings
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # as in the real gateway, the event loop is imported in the b
 class Handler:
     """Made-up numbers."""
 
-    def __init__(self, settings: GatewaySettings, ended: "trio.Event") -> None:
+    def __init__(self, settings: VolumeSettings, ended: "trio.Event") -> None:
         self._settings = settings
         self._ended = ended
 
@@ -47,7 +47,7 @@ class Handler:
             volume=self._settings.volume,
             mountpoint=str(self._settings.mountpoint),
             store_url=self._settings.store.url,
-            read_only=self._settings.options.read_only,
+            read_only=self._settings.read_only,
             epoch=1,
             backlog_bytes=3 << 20,
             oldest_unshipped_s=90.0,
@@ -102,8 +102,9 @@ def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
     if fail:
         name, _, message = fail.partition(": ")
         raise getattr(fusegw.errors, name, RuntimeError)(message)
-    settings.paths.meta_dir.mkdir(exist_ok=True)
-    (settings.paths.meta_dir / "data.mdb").touch()
+    for volume in settings.volumes:
+        volume.paths.meta_dir.mkdir(exist_ok=True)
+        (volume.paths.meta_dir / "data.mdb").touch()
     import trio
 
     trio.run(serve, settings, on_ready)
@@ -111,8 +112,9 @@ def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
 
 def dump(settings: GatewaySettings) -> None:
     if path := os.environ.get("STUB_SETTINGS"):
-        fields = {name: getattr(settings, name) for name in settings.__struct_fields__}
-        text = msgspec.json.encode(fields, enc_hook=str)
+        volume = settings.volumes[0]
+        fields = {name: getattr(volume, name) for name in volume.__struct_fields__}
+        text = msgspec.json.encode(fields | {"options": settings.options}, enc_hook=str)
         Path(path).write_bytes(text)
 
 
@@ -130,7 +132,8 @@ async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None
                     ended.set()
 
             nursery.start_soon(until_signal)
-            await nursery.start(server.serve, settings.paths.socket_file, Handler(settings, ended))
+            for volume in settings.volumes:
+                await nursery.start(server.serve, volume.paths.socket_file, Handler(volume, ended))
             if os.environ.get("STUB_MOUNT"):
                 nursery.start_soon(serve_mount, settings, on_ready, ended)
             else:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fusegw.config import CACHE_SIZE_BYTES, GatewaySettings, MountOptions, Tuning, VolumePaths, parse_config
+from fusegw.config import CACHE_SIZE_BYTES, Tuning, VolumePaths, VolumeSettings, parse_config
 from fusegw.keys.secret import Secret
 from fusegw.policy import policy_of, policy_table, store_policy_of, with_store_policy
 from fusegw.store.options import StoreOptions
@@ -19,8 +19,8 @@ STORE = StoreOptions(
 )
 
 
-def settings(tuning: Tuning = Tuning(), *, cache_size_bytes: int = CACHE_SIZE_BYTES) -> GatewaySettings:
-    return GatewaySettings(
+def settings(tuning: Tuning = Tuning(), *, cache_size_bytes: int = CACHE_SIZE_BYTES) -> VolumeSettings:
+    return VolumeSettings(
         volume="tank",
         volume_number=3,
         volume_id=bytes(16),
@@ -30,7 +30,7 @@ def settings(tuning: Tuning = Tuning(), *, cache_size_bytes: int = CACHE_SIZE_BY
         cache_dir=Path("/cache"),
         cache_size_bytes=cache_size_bytes,
         mountpoint=Path("/srv/tank"),
-        options=MountOptions(allow_other=True),
+        allow_other=True,
         tuning=tuning,
     )
 

@@ -1,0 +1,157 @@
+"""One volume within the gateway: from opening its store to the last upload.
+
+Start: store → keys → volume (a new epoch, the packs of the last run closed) → control socket. End: control
+socket closed → data in memory into packs → last commit → uploads for a bounded time → files closed. Whoever
+shows the volume does so inside `served_volume`, so that no request can come while the volume ends.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+import msgspec
+import trio
+
+from cache.disk import Disk
+from fusegw.assembly import Runtime, running_volume
+from fusegw.clock import Clock, Entropy
+from fusegw.config import VolumeSettings
+from fusegw.control import server
+from fusegw.errors import Invalid, UnknownFormat
+from fusegw.fuse.operations import Operations
+from fusegw.identity import Identity
+from fusegw.index import Source
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.keys.volume import read_volume, unlock
+from fusegw.policy import policy_of, store_policy_of
+from fusegw.service import Service
+from fusegw.store import open_store
+from fusegw.store.base import ObjectStore
+from fusegw.store.options import directory_of
+from fusegw.store.probe import probe_create_only
+from fusegw.store.retry import RetryPolicy
+from fusegw.vfs.volume import Volume
+
+UNLIMITED_BYTES = 1 << 50
+"""Room shown for a store that has no bound of its own."""
+RETRIES = RetryPolicy(elapsed_max_s=20.0)
+"""For one request; uploads are then tried again for ever, and reads fail with EIO."""
+
+_Handlers = TypeVar("_Handlers", bound=Operations, covariant=True)
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What the volumes of one gateway have in common."""
+
+    clock: Clock
+    entropy: Entropy
+    disk: Disk
+    """Makes the system calls on cache files."""
+    unmount: Callable[[], Awaitable[None]]
+    """Begin an orderly end of the gateway; Busy when the mount is in use."""
+
+
+class Handlers(Protocol[_Handlers]):
+    """Makes the handlers of a volume."""
+
+    def __call__(self, volume: Volume, *, volume_number: int) -> _Handlers: ...
+
+
+@asynccontextmanager
+async def served_volume(
+    settings: VolumeSettings, host: Host, handlers: Handlers[_Handlers]
+) -> AsyncIterator[_Handlers]:
+    """The handlers of the volume, open and under control; it ends in good order after the block.
+
+    Raises what keeps it from being opened, and whatever breaks it later.
+    """
+    opened = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
+    store = await trio.to_thread.run_sync(opened)
+    try:
+        source = Source(
+            store=store,
+            keys=await trio.to_thread.run_sync(_open_keys, settings, store, host.entropy),
+            meta_dir=settings.paths.meta_dir,
+            cache_dir=settings.cache_dir / settings.volume_id.hex(),
+            cache_size_bytes=settings.cache_size_bytes,
+            tuning=settings.tuning,
+            clock=host.clock,
+            entropy=host.entropy,
+            free_bytes=_room_of(settings),
+            read_only=settings.read_only,
+            writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
+            identity=_identity_of(settings),
+            disk=host.disk,
+        )
+        async with running_volume(source) as runtime:
+            operations = handlers(runtime.volume, volume_number=settings.volume_number)
+            if settings.read_only:
+                operations.refuse_changes("volume is mounted read-only")
+            service = Service(settings, runtime, host.clock, host.unmount)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service.sample)
+                nursery.start_soon(_refuse_once_fenced, runtime, operations)
+                await nursery.start(server.serve, settings.paths.socket_file, service)
+                yield operations
+                nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+async def _refuse_once_fenced(runtime: Runtime, operations: Operations) -> None:
+    """Go on reading, change nothing any more, once another gateway has taken the volume over."""
+    await runtime.log.until_fenced()
+    operations.refuse_changes("another gateway took the volume over")
+    runtime.recutter.stop()
+
+
+def _identity_of(settings: VolumeSettings) -> Identity:
+    return Identity(
+        volume=settings.volume,
+        number=settings.volume_number,
+        mountpoint=str(settings.mountpoint),
+        policy=policy_of(settings),
+        store=store_policy_of(settings.store),
+    )
+
+
+def _open_keys(settings: VolumeSettings, store: ObjectStore, entropy: Entropy) -> VolumeKeys:
+    stored = read_volume(store)
+    # Before the secret is tried: that another volume has other keys says nothing of this one's.
+    if stored.header.volume_id != settings.volume_id:
+        raise Invalid(
+            f"{store.url} holds volume {stored.header.volume_id.hex()}, volume {settings.volume!r} is "
+            f"{settings.volume_id.hex()}; check the store's address"
+        )
+    opened = unlock(stored, settings.secret)
+    if opened.read_only_required and not settings.read_only:
+        names = ", ".join(feature.name for feature in opened.unknown_features)
+        raise UnknownFormat(
+            f"volume {settings.volume!r} uses what this fusegw can only read ({names}): "
+            "mount it with -o ro, or with a newer fusegw"
+        )
+    trusting = settings.read_only or settings.unsafe_no_fencing
+    if not trusting and not probe_create_only(store, entropy):
+        raise Invalid(
+            f"{store.url} ignores conditional writes (If-None-Match): two gateways could overwrite each "
+            "other unnoticed; use a store that honours them, or mount it with -o ro"
+        )
+    return opened.keys
+
+
+def _room_of(settings: VolumeSettings) -> Callable[[], int]:
+    directory = directory_of(settings.store)
+    if directory is None:
+        return lambda: UNLIMITED_BYTES
+
+    def free() -> int:
+        try:
+            figures = os.statvfs(directory)
+        except OSError:
+            return 0
+        return figures.f_bavail * figures.f_frsize
+
+    return free
