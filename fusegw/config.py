@@ -23,7 +23,7 @@ Relative paths in the file are taken from the file's own directory.
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -133,10 +133,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     gateway: GatewayConfig = GatewayConfig()
     volumes: dict[str, VolumeConfig] = {}
+    said: dict[str, frozenset[str]] = {}
+    """Keys that the table of a volume names, whatever it says of them."""
 
-    def volume(self, name: str) -> VolumeConfig:
-        """The table of volume `name`, or all defaults when the file has none."""
-        return self.volumes.get(name, VolumeConfig())
+    def volume(self, name: str, recorded: Mapping[str, Any] = {}) -> VolumeConfig:
+        """The table of volume `name`; what it does not name is as `recorded` says, or the default."""
+        said = self.said.get(name, frozenset())
+        fresh = {
+            field.name: recorded[field.encode_name]
+            for field in msgspec.structs.fields(VolumeConfig)
+            if field.encode_name in recorded and field.encode_name not in said
+        }
+        return msgspec.structs.replace(self.volumes.get(name, VolumeConfig()), **fresh)
 
 
 def load_config(path: Path | None) -> Config:
@@ -163,7 +171,7 @@ def parse_config(text: str, source: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"{source}: not valid TOML: {error}") from None
     try:
-        _check_keys(data, Config, "")
+        _check_keys(data, ("gateway", "volumes"), "")
         base = source.absolute().parent
         table = _anchored(_table(data.get("gateway", {}), "gateway"), base)
         gateway = _decode(table, GatewayConfig, "gateway")
@@ -173,7 +181,8 @@ def parse_config(text: str, source: Path) -> Config:
         }
     except Invalid as error:
         raise Invalid(f"{source}: {error}") from None
-    return Config(gateway=gateway, volumes=volumes)
+    said = {name: frozenset(table) for name, table in data.get("volumes", {}).items()}
+    return Config(gateway=gateway, volumes=volumes, said=said)
 
 
 def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
@@ -202,8 +211,7 @@ def _anchored(table: dict[str, Any], base: Path) -> dict[str, Any]:
     }
 
 
-def _check_keys(table: Mapping[str, Any], kind: type[msgspec.Struct], where: str) -> None:
-    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     complaints = []
     for key in table:
         if key not in known:
@@ -216,7 +224,7 @@ def _check_keys(table: Mapping[str, Any], kind: type[msgspec.Struct], where: str
 
 def _decode(table: dict[str, Any], kind: type[_Table], where: str) -> _Table:
     """`table` as a `kind`: every key known, sizes read, types and bounds checked; Invalid says `where`."""
-    _check_keys(table, kind, where)
+    _check_keys(table, kind.__struct_encode_fields__, where)
     for field in msgspec.structs.fields(kind):
         value = table.get(field.encode_name)
         if field.name.endswith("_bytes") and isinstance(value, str):

@@ -1,11 +1,9 @@
 """The part of the configuration that travels in the volume: how it is served; not where, and no secret.
 
 `policy_of` gives the values a gateway runs with, under the names they have in `[volumes.NAME]`, and
-`store_policy_of` those in `[volumes.NAME.store]`; `policy_table` turns them back into such a table, for a
-host that has none. What every gateway does by default is left out of the table.
+`store_policy_of` those in `[volumes.NAME.store]`; `chosen` and `with_store_policy` are the way back.
 """
 
-import json
 from collections.abc import Mapping
 
 import msgspec
@@ -39,21 +37,16 @@ def with_store_policy(store: StoreOptions, policy: Mapping[str, Value]) -> Store
     return msgspec.convert(msgspec.structs.asdict(store) | missing, StoreOptions)
 
 
-def policy_table(name: str, policy: Mapping[str, Value], *, superuser: bool) -> str:
-    """A `[volumes.NAME]` table by which a gateway serves the volume as `policy` says; "" when defaults do.
-
-    Names and values that this version does not know or allow are left out. `superuser` says who is going to
-    mount it, on which the default of allow_other depends.
+def chosen(policy: Mapping[str, Value], *, superuser: bool) -> dict[str, Value]:
+    """What of `policy` differs from the defaults; without names and values that this version does not know or
+    allow. On `superuser`, who is going to mount it, the default of allow_other depends.
     """
     default = msgspec.to_builtins(Tuning()) | {"cache_size": CACHE_SIZE_BYTES, "allow_other": superuser}
-    lines = [
-        f"{key} = {json.dumps(policy[key])}"
+    return {
+        key: policy[key]
         for key, usual in default.items()
         if policy.get(key, usual) != usual and _is_allowed(key, policy[key])
-    ]
-    if not lines:
-        return ""
-    return "\n".join([f"[volumes.{json.dumps(name) if '.' in name else name}]", *lines]) + "\n"
+    }
 
 
 def _is_allowed(key: str, value: Value) -> bool:

@@ -3,12 +3,13 @@
 The registry is `<state>/registry.json`, replaced atomically (temporary file, fsync, rename, fsync of the
 directory) under an flock of `<state>/registry.lock`. A volume's number (1 to 255) becomes the first byte of
 all its node ids, which NFS clients keep: a number once given is never given to another volume, not even after
-its volume is forgotten. It holds no secret.
+its volume is forgotten. A recovered volume brings its number along, and keeps it where nobody has it. It
+holds no secret.
 """
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +23,7 @@ NUMBER_MAX = 255
 
 
 class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One volume as `fusegw init` recorded it."""
+    """One volume as `fusegw init` or `fusegw recover` recorded it."""
 
     number: int
     volume_id: str
@@ -31,11 +32,16 @@ class VolumeEntry(msgspec.Struct, frozen=True, kw_only=True):
     created_unix_s: int
     unsafe_no_fencing: bool = False
     """The operator accepted a store that cannot refuse a second create."""
+    policy: dict[str, bool | int | float | str] = {}
+    """Keys of `[volumes.NAME]` as the gateway before this one had them; the configuration goes before."""
+    fixed_at: int | None = None
+    """An older state, as of this segment of the log: only to be read, and never brought up to date."""
 
 
 class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     format_version: int = FORMAT_VERSION
     next_number: int = 1
+    """All below were given here."""
     volumes: dict[str, VolumeEntry] = {}
 
 
@@ -62,20 +68,35 @@ class Registry:
         return volumes[name]
 
     @contextmanager
-    def reserve(self, name: str) -> Iterator["Reservation"]:
+    def reserve(
+        self, name: str, *, number: int | None = None, again: bool = False
+    ) -> Iterator["Reservation"]:
         """Hold the registry for the time it takes to create volume `name`; Exists when there is one.
 
+        `number` is the one it would like to have; it gets another when that was given to somebody else
+        here. With `again` the volume may be here, and keeps the number it has.
         Nothing is recorded unless `Reservation.commit` is called before the block ends.
         """
         with self._locked():
             contents = self._load()
-            if name in contents.volumes:
+            if name in contents.volumes and not again:
                 raise Exists(f"volume {name!r} is already in {self._file}; choose another name")
-            if contents.next_number > NUMBER_MAX:
-                raise Full(f"{self._file} has given all {NUMBER_MAX} volume numbers; use another --state-dir")
             # Once as it is: a full or read-only disk must show before the volume exists in its store.
             self._store(contents)
-            yield Reservation(name, contents, self._store)
+            yield Reservation(name, self._number(contents, name, number), contents, self._store)
+
+    def _number(self, contents: _Contents, name: str, wanted: int | None) -> int:
+        """The number `name` has, or the one it would like, or the next that nobody has."""
+        if name in contents.volumes:
+            return contents.volumes[name].number
+        taken = {entry.number for entry in contents.volumes.values()}
+        if wanted is not None and wanted >= contents.next_number and wanted not in taken:
+            return wanted
+        number = next((one for one in range(contents.next_number, NUMBER_MAX + 1) if one not in taken), None)
+        if number is None:
+            raise Full(f"{self._file} has given all {NUMBER_MAX} volume numbers; use another --state-dir")
+        contents.next_number = number + 1
+        return number
 
     def _load(self) -> _Contents:
         try:
@@ -130,14 +151,23 @@ class Registry:
 class Reservation:
     """A name and a number that nobody else can take while `Registry.reserve` is open."""
 
-    def __init__(self, name: str, contents: _Contents, store: Callable[[_Contents], None]) -> None:
+    def __init__(
+        self, name: str, number: int, contents: _Contents, store: Callable[[_Contents], None]
+    ) -> None:
         self._name = name
         self._contents = contents
         self._store = store
-        self.number = contents.next_number
+        self.number = number
 
     def commit(
-        self, *, volume_id: bytes, store: StoreOptions, created_unix_s: int, unsafe_no_fencing: bool
+        self,
+        *,
+        volume_id: bytes,
+        store: StoreOptions,
+        created_unix_s: int,
+        unsafe_no_fencing: bool,
+        policy: Mapping[str, bool | int | float | str] = {},
+        fixed_at: int | None = None,
     ) -> VolumeEntry:
         """Record the volume; durable on return."""
         entry = VolumeEntry(
@@ -146,8 +176,9 @@ class Reservation:
             store=store,
             created_unix_s=created_unix_s,
             unsafe_no_fencing=unsafe_no_fencing,
+            policy=dict(policy),
+            fixed_at=fixed_at,
         )
         self._contents.volumes[self._name] = entry
-        self._contents.next_number = self.number + 1
         self._store(self._contents)
         return entry

@@ -67,7 +67,7 @@ def mount(
     if holder is not None:
         raise lock.busy(paths, holder)
     mountpoint.check_mountpoint(place, nonempty=parsed.nonempty, volume=name)
-    config = site.config.volume(name)
+    config = site.volume_config(name)
     entry = site.registry.get(name)
     said = cache_size or session.environ.get("FUSEGW_CACHE_SIZE")
     files = SecretFiles(passphrase_file or parsed.passphrase_file, key_file or parsed.key_file)

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from fusegw.config import CACHE_DIR, STATE_DIR, Config, VolumePaths, check_volume_name, load_config
+from fusegw.config import (
+    CACHE_DIR,
+    STATE_DIR,
+    Config,
+    VolumeConfig,
+    VolumePaths,
+    check_volume_name,
+    load_config,
+)
 from fusegw.control.client import ControlClient
 from fusegw.daemon.service import Gateway
 from fusegw.errors import Invalid, NotFound
@@ -64,6 +72,10 @@ class Site:
         if len(known) > 1:
             raise Invalid(f"there are several volumes ({', '.join(known)}): say which")
         return known[0]
+
+    def volume_config(self, name: str) -> VolumeConfig:
+        """How volume `name` is to be served: as configured, else as recorded when it was recovered."""
+        return self.config.volume(name, self.registry.get(name).policy)
 
     def store_options(self, name: str) -> StoreOptions:
         """How to reach the store of volume `name`: as configured, else as recorded by `fusegw init`."""

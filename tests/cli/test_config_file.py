@@ -142,6 +142,7 @@ def test_a_missing_file_is_an_error_only_when_it_was_named(
         load_config(tmp_path / "config.toml")
     monkeypatch.setattr("fusegw.config.CONFIG_FILE", tmp_path / "config.toml")
     assert load_config(None) == Config()
+
     (tmp_path / "config.toml").write_text("[gateway]\nstate_dir = 'here'\n")
     assert load_config(None).gateway.state_dir == str(tmp_path / "here")
 
@@ -160,3 +161,14 @@ def test_where_state_lies() -> None:
     assert paths.lock_file == Path("/s/volumes/tank/lock")
     assert paths.socket_file == Path("/s/run/tank.sock")
     assert paths.log_file == Path("/s/log/tank.log")
+
+
+def test_what_was_recorded_counts_where_the_file_says_nothing(tmp_path: Path) -> None:
+    text = '[volumes.tank]\nread_ahead = "16M"\npassphrase_file = "/p"\n'
+    config = parse_config(text, tmp_path / "config.toml")
+    recorded = {"read_ahead": 0, "pack_size": 8 << 20, "cache_size": 1 << 30, "unheard of": 1}
+    tank = config.volume("tank", recorded)
+    assert tank.read_ahead_bytes == 16 << 20, "the file says so, though it is the default"
+    assert (tank.pack_size_bytes, tank.cache_size_bytes) == (8 << 20, 1 << 30)
+    assert tank.passphrase_file == "/p"
+    assert config.volume("pond", recorded).read_ahead_bytes == 0

@@ -1,12 +1,10 @@
-"""The configuration that travels in the volume: what goes in, and the table that comes out."""
+"""The configuration that travels in the volume: what goes in, and what comes out."""
 
 from pathlib import Path
 
-import pytest
-
-from fusegw.config import CACHE_SIZE_BYTES, Tuning, VolumePaths, VolumeSettings, parse_config
+from fusegw.config import CACHE_SIZE_BYTES, Config, Tuning, VolumePaths, VolumeSettings
 from fusegw.keys.secret import Secret
-from fusegw.policy import policy_of, policy_table, store_policy_of, with_store_policy
+from fusegw.policy import chosen, policy_of, store_policy_of, with_store_policy
 from fusegw.store.options import StoreOptions
 
 STORE = StoreOptions(
@@ -50,25 +48,22 @@ def test_nothing_that_leads_to_a_secret_or_a_store_is_in_it() -> None:
     assert store_policy_of(STORE) == {"sse": "aws:kms", "kms_key_id": "arn:key"}
 
 
-@pytest.mark.parametrize("name", ["tank", "tank.old", "0-1"])
-def test_a_table_configures_the_same_gateway(name: str) -> None:
+def test_it_configures_the_same_gateway_elsewhere() -> None:
     tuning = Tuning(pack_size_bytes=8 << 20, ship_interval_s=2.5, codec_threads=3)
     policy = policy_of(settings(tuning, cache_size_bytes=3 << 30))
-    table = policy_table(name, policy, superuser=False)
-    config = parse_config(table, Path("/etc/x.toml"))
-    assert list(config.volumes) == [name]
-    assert config.volume(name).tuning() == tuning
-    assert config.volume(name).cache_size_bytes == 3 << 30 and config.volume(name).allow_other is True
+    config = Config().volume("tank", chosen(policy, superuser=False))
+    assert config.tuning() == tuning
+    assert config.cache_size_bytes == 3 << 30 and config.allow_other is True
 
 
-def test_defaults_need_no_table() -> None:
-    assert policy_table("tank", policy_of(settings()), superuser=True) == ""
-    assert policy_table("tank", {}, superuser=True) == ""
+def test_what_every_gateway_does_was_not_chosen() -> None:
+    assert chosen(policy_of(settings()), superuser=True) == {}
+    assert chosen(policy_of(settings()), superuser=False) == {"allow_other": True}
 
 
 def test_what_this_version_does_not_know_or_allow_is_left_out() -> None:
     policy = {"hue": 3, "pack_size": 1, "codec_threads": "many", "read_ahead": 0, "passphrase_file": "/x"}
-    assert policy_table("tank", policy, superuser=True) == "[volumes.tank]\nread_ahead = 0\n"
+    assert chosen(policy, superuser=True) == {"read_ahead": 0}
 
 
 def test_a_store_keeps_what_was_said_and_gets_what_was_not() -> None:

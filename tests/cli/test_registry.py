@@ -73,6 +73,44 @@ def test_numbers_run_out(registry: Registry, tmp_path: Path) -> None:
         add(registry, "more")
 
 
+def bring(registry: Registry, name: str, number: int) -> int:
+    """Recover a volume that had `number` where it was."""
+    with registry.reserve(name, number=number) as reservation:
+        entry = reservation.commit(
+            volume_id=bytes(16),
+            store=STORE,
+            created_unix_s=7,
+            unsafe_no_fencing=False,
+            policy={"read_ahead": 0},
+        )
+    return entry.number
+
+
+def test_a_recovered_volume_keeps_its_number(registry: Registry) -> None:
+    assert bring(registry, "far", 200) == 200
+    assert bring(registry, "last", NUMBER_MAX) == NUMBER_MAX
+    assert bring(registry, "near", 2) == 2
+    assert [add(registry, name).number for name in ("a", "b", "c")] == [1, 3, 4]
+    assert registry.get("far").policy == {"read_ahead": 0}
+
+
+def test_a_number_that_was_given_here_is_not_given_to_a_recovered_volume(registry: Registry) -> None:
+    add(registry, "a")
+    assert bring(registry, "b", 1) == 2
+    assert bring(registry, "c", 9) == 9
+    assert bring(registry, "d", 9) == 3
+
+
+def test_the_same_volume_once_more_keeps_what_number_it_has(registry: Registry) -> None:
+    add(registry, "a")
+    with registry.reserve("a", number=7, again=True) as reservation:
+        reservation.commit(
+            volume_id=bytes(16), store=STORE, created_unix_s=8, unsafe_no_fencing=True, fixed_at=12
+        )
+    entry = registry.get("a")
+    assert (entry.number, entry.created_unix_s, entry.fixed_at) == (1, 8, 12)
+
+
 def test_damage_is_not_taken_for_an_empty_registry(registry: Registry, tmp_path: Path) -> None:
     add(registry, "tank")
     file = tmp_path / "state" / "registry.json"
