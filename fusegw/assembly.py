@@ -164,18 +164,6 @@ def _build(
         ingest_progress=lambda: (pipeline.submitted, pipeline.merged_number),
         freed=pressure.freed,
     )
-    log_shipper = LogShipper(
-        metadata,
-        committer,
-        shipper,
-        source.store,
-        keys,
-        health,
-        held=pipeline.held,
-        clock=clock,
-        entropy=source.entropy,
-        ship_interval_s=tuning.ship_interval_s,
-    )
     inodes = Inodes(metadata)
     usage = Usage(metadata)
     reader = PackReader(cache, source.store, keys, chunk_id_of=pipeline.chunk_id, peek=writer.peek)
@@ -194,6 +182,19 @@ def _build(
         fragments,
         clock=clock,
     )
+    log_shipper = LogShipper(
+        metadata,
+        committer,
+        shipper,
+        source.store,
+        keys,
+        health,
+        settle=files.settle_all,
+        held=pipeline.held,
+        clock=clock,
+        entropy=source.entropy,
+        ship_interval_s=tuning.ship_interval_s,
+    )
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     reaper = Reaper(metadata, inodes, chunks, usage, files)
     volume = Volume(
@@ -204,7 +205,7 @@ def _build(
         inodes=inodes,
         namespace=Namespace(metadata, inodes, epoch=epoch, clock=clock, unlinked=reaper.unlinked),
         attributes=Attributes(metadata, inodes, clock=clock),
-        xattrs=Xattrs(metadata, inodes, clock=clock),
+        xattrs=Xattrs(metadata, inodes, clock=clock, standing=files.standing),
         files=files,
         reaper=reaper,
         free_bytes=source.free_bytes,

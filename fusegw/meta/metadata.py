@@ -29,6 +29,7 @@ from fusegw.meta import schema
 from fusegw.meta.codec import Table
 from fusegw.meta.layers import Layer, Rows, new_layer, overlay
 from fusegw.meta.records import encode_delete, encode_put
+from fusegw.meta.unshipped import Standing, Unshipped
 from fusegw.meta.view import View
 
 K = TypeVar("K")
@@ -146,8 +147,11 @@ class Metadata:
         self._check_version()
         self._keep_reserve()
         self._used_bytes = self._measure()
+        self.unshipped = Unshipped()
+        """Whoever ships the log tells it how far that is."""
         with self.view() as view:
             self._commit = view.commit
+            self.unshipped.load(view)
 
     def close(self) -> None:
         """Let go of the files; what is still pending is lost."""
@@ -213,6 +217,13 @@ class Metadata:
         """When the oldest change was made that describes the volume and is not committed; None without."""
         return self._frozen_since_ns if self._frozen_since_ns is not None else self._pending_since_ns
 
+    def standing(self, ino: int) -> Standing:
+        """How far the newest change of the inode's rows has come."""
+        name = schema.INODE.name
+        if ino in self._pending[name] or (self._frozen is not None and ino in self._frozen[name]):
+            return Standing.LOCAL
+        return self.unshipped.standing(ino)
+
     @property
     def used_bytes(self) -> int:
         """Pages in use, as of the last commit."""
@@ -277,6 +288,8 @@ class Metadata:
         """After `save`: readers see LMDB's new state, the frozen set is done with."""
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
+        if self._frozen is not None:
+            self.unshipped.committed(self._commit, self._frozen[schema.INODE.name])
         self._frozen = None
         self._frozen_rows = 0
         self._frozen_since_ns = None

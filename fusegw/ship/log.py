@@ -12,7 +12,7 @@ looked at once in an interval, so an idle gateway learns of it as well.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 
 import msgspec
@@ -47,6 +47,8 @@ PART_BYTES = 8 << 20
 """Records at which a segment is full and the rest goes into the next one."""
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
+_SETTLE_MAX_S = 1.0
+"""Longest time a cut is put off for data in memory."""
 
 
 class _Cut(msgspec.Struct, frozen=True):
@@ -60,7 +62,8 @@ class _Cut(msgspec.Struct, frozen=True):
 class LogShipper:
     """The log of one volume in one reign. Loop thread only; `run` must be running.
 
-    `held` keeps new data from being merged while a cut is made.
+    `settle` gets data that is in memory into the index, so that its age counts from the write; `held` keeps
+    new data from being merged while a cut is made.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class LogShipper:
         keys: VolumeKeys,
         health: Health,
         *,
+        settle: Callable[[], Awaitable[None]],
         held: Callable[[], AbstractContextManager[None]],
         clock: Clock,
         entropy: Entropy,
@@ -84,6 +88,7 @@ class LogShipper:
         self._store = store
         self._keys = keys
         self._health = health
+        self._settle = settle
         self._held = held
         self._clock = clock
         self._entropy = entropy
@@ -96,6 +101,7 @@ class LogShipper:
         self._error: FusegwError | OSError | None = None
         self.head = metadata.head
         """What the store has."""
+        metadata.unshipped.shipped(self.head.commit)
         self.fenced: Fenced | None = None
         """Set for good once another gateway has taken over."""
 
@@ -162,10 +168,16 @@ class LogShipper:
                     return
 
     async def _cut(self) -> _Cut:
+        with trio.move_on_after(_SETTLE_MAX_S):
+            try:
+                await self._settle()
+            except (FusegwError, OSError):
+                pass  # Whoever wrote it is told. The cut is made without it, which may even help.
         with self._held():
             await self._packs.close()
             await self._committer.commit()
             view = self._metadata.view()
+            self._metadata.unshipped.cut()
         return _Cut(view, frozenset(number for number, _ in view.rows(PACK_LOCAL)))
 
     async def _send(self, view: View) -> None:
@@ -180,6 +192,7 @@ class LogShipper:
             await trio.to_thread.run_sync(self._metadata.write, list(moved_on(sealed, gone)))
             self.head = sealed.head
         self._metadata.renew()
+        self._metadata.unshipped.shipped(commit)
 
     def _seal(self, records: bytes, final: bool, commit: int) -> Sealed:
         """Blocking: the next segment, its bytes durable here."""

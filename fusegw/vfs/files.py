@@ -25,6 +25,7 @@ from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import INODE, Inode
+from fusegw.meta.unshipped import Standing
 from fusegw.vfs import extents
 from fusegw.vfs.fragments import Fragments
 from fusegw.vfs.inodes import Inodes
@@ -44,9 +45,11 @@ AGE_MAX_S = 5.0
 
 
 class _Flight(msgspec.Struct, gc=False):
-    """A job on its way, and the size the file was truncated to since."""
+    """A job on its way, when the oldest byte in it was written (monotonic), and the size the file was
+    truncated to since."""
 
     job: Job
+    since: float
     clip: int = FILE_SIZE_MAX
 
 
@@ -125,8 +128,20 @@ class Files:
     @property
     def oldest_dirty_s(self) -> float | None:
         """Age in seconds of the oldest byte that is only in memory, None when there is none."""
-        oldest = min((file.first_dirty for file in self._dirty.values()), default=None)
-        return None if oldest is None else self._clock.monotonic() - oldest
+        since = [file.first_dirty for file in self._dirty.values()]
+        since += [file.flights[0].since for file in self._files.values() if file.flights]
+        return self._clock.monotonic() - min(since) if since else None
+
+    def unsettled_bytes(self, ino: int) -> int:
+        """Written bytes of the file that the index does not have yet."""
+        file = self._files.get(ino)
+        return 0 if file is None else file.runs.nbytes + sum(flight.job.nbytes for flight in file.flights)
+
+    def standing(self, ino: int) -> Standing:
+        """How safe all that was acknowledged of an inode is; lost data keeps its file from being so."""
+        if self._inodes.is_held(ino) or self._losses.concern(ino):
+            return Standing.LOCAL
+        return self._metadata.standing(ino)
 
     # data
 
@@ -348,7 +363,7 @@ class Files:
         self._buffered -= job.nbytes
         if not file.runs:
             self._dirty.pop(file.ino, None)
-        file.flights.append(_Flight(job))
+        file.flights.append(_Flight(job, file.first_dirty))
         return job
 
     def _send_or_store(self, file: _File) -> None:

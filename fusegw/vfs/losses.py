@@ -37,6 +37,10 @@ class Losses:
             error, ranges = self._lost[ino]
             self._keep(ino, error, [(first, min(last, size)) for first, last in ranges if first < size])
 
+    def concern(self, ino: int) -> bool:
+        """Whether the file has lost data."""
+        return ino in self._lost
+
     def check(self, ino: int) -> None:
         """Raise the file's error if it has lost data."""
         if ino in self._lost:

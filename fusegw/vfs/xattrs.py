@@ -3,21 +3,26 @@
 Attributes of the spaces `user.` (files and directories only), `trusted.` and `security.` are kept as they
 come. `system.posix_acl_access` and `_default` are checked and change what they must: an access ACL sets the
 mode and is stored only when it says more than the mode; a default ACL exists only on directories.
+
+`user.fusegw.state` is not kept but answered: how safe all that was acknowledged of the inode is (`Standing`).
+It can be read, of any kind of inode, and is never listed, so nobody copies it along with a file.
 """
 
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import XATTR, Inode
+from fusegw.meta.unshipped import Standing
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
 from fusegw.vfs.inodes import Inodes
 
+STATE = b"user.fusegw.state"
 CREATE = 1
 REPLACE = 2
 NAME_MAX = 255
@@ -32,15 +37,21 @@ _SPACES = (_USER, _TRUSTED, b"security.")
 
 
 class Xattrs:
-    """The extended attributes of one volume's inodes. Loop thread only."""
+    """The extended attributes of one volume's inodes, whose state `standing` tells. Loop thread only."""
 
-    def __init__(self, metadata: Metadata, inodes: Inodes, *, clock: Clock) -> None:
+    def __init__(
+        self, metadata: Metadata, inodes: Inodes, *, clock: Clock, standing: Callable[[int], Standing]
+    ) -> None:
         self._metadata = metadata
         self._inodes = inodes
         self._clock = clock
+        self._standing = standing
 
     def get(self, ino: int, name: bytes) -> bytes:
         """The value; OSError ENODATA, EOPNOTSUPP (unknown space, symlink's ACL), ERANGE, EINVAL, ESTALE."""
+        if name == STATE:
+            self._inode(ino)
+            return self._standing(ino).value.encode()
         if len(name) <= NAME_MAX:
             value = self._metadata.get(XATTR, (ino, name))
             if value is not None:
@@ -95,6 +106,8 @@ class Xattrs:
         """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
         otherwise.
         """
+        if name == STATE:
+            raise OSError(errno.EPERM, f"{STATE.decode()} says how safe a file is, it cannot be set")
         if not 0 < len(name) <= NAME_MAX:
             raise OSError(errno.ERANGE, f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
         if name in _ACLS:

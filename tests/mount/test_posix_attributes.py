@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import struct
 from collections.abc import Callable
@@ -178,6 +179,28 @@ def test_xattr_values_up_to_64_kib(place: Path, name: str, size: int) -> None:
     assert os.listxattr(path) == [name]
     os.removexattr(path, name)
     assert os.listxattr(path) == []
+
+
+def test_the_state_of_a_file(place: Path) -> None:
+    path, link, name = place / "file", place / "link", "user.fusegw.state"
+    path.write_bytes(b"x" * 100_000)
+    link.symlink_to("file")
+    os.setxattr(path, "user.mine", b"1")
+    for one in (path, place):
+        assert os.getxattr(one, name) in (b"local", b"shipping", b"stored")
+        assert name not in os.listxattr(one)
+        for change in (
+            lambda one=one: os.setxattr(one, name, b"stored"),
+            lambda one=one: os.removexattr(one, name),
+        ):
+            with pytest.raises(PermissionError):
+                change()
+    with pytest.raises(OSError) as refused:
+        os.getxattr(link, name, follow_symlinks=False)
+    assert refused.value.errno == errno.ENODATA, "the kernel asks for no user attribute of a symlink"
+    copy = place / "copy"
+    shutil.copy2(path, copy)
+    assert os.listxattr(copy) == ["user.mine"]
 
 
 def test_xattr_rules(place: Path) -> None:

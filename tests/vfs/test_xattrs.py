@@ -7,7 +7,7 @@ import pytest
 
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
-from fusegw.vfs.xattrs import CREATE, LIST_MAX, REPLACE, TOTAL_MAX, VALUE_MAX
+from fusegw.vfs.xattrs import CREATE, LIST_MAX, REPLACE, STATE, TOTAL_MAX, VALUE_MAX
 from tests.model.steps import ANYBODY, MASKED_ACL, MINIMAL_ACL, NAMED_ACL
 from tests.model.steps import acl as acl_of
 from tests.vfs.trees import ADMIN, ROOT, START, USER, Tree, failing
@@ -254,3 +254,17 @@ def test_a_mask_without_names_is_inherited_too(tree: Tree) -> None:
     file = tree.namespace.mknod(directory, b"f", stat.S_IFREG | 0o777, 0, USER)
     assert stat.S_IMODE(file.mode) == 0o711
     assert tree.getxattr(file.ino, acl.ACCESS_ACL) == MASKED_ACL
+
+
+def test_the_state_is_read_of_everything_listed_nowhere_and_set_by_nobody(tree: Tree, file: int) -> None:
+    link = tree.namespace.symlink(ROOT, b"l", b"f", USER).ino
+    for ino in (ROOT, file, link):
+        assert tree.getxattr(ino, STATE) == b"local"
+        assert tree.listxattr(ino) == []
+        with failing(errno.EPERM):
+            tree.setxattr(ino, STATE, b"stored")
+        with failing(errno.EPERM):
+            tree.removexattr(ino, STATE)
+        assert tree.getxattr(ino, STATE) == b"local"
+    with failing(errno.ESTALE):
+        tree.getxattr(12345, STATE)

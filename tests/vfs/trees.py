@@ -59,7 +59,7 @@ class Tree:
             self.metadata, self.inodes, epoch=epoch, clock=self.clock, unlinked=self.unlinked.append
         )
         self.attributes = Attributes(self.metadata, self.inodes, clock=self.clock)
-        self.xattrs = Xattrs(self.metadata, self.inodes, clock=self.clock)
+        self.xattrs = Xattrs(self.metadata, self.inodes, clock=self.clock, standing=self.metadata.standing)
 
     def commit(self) -> None:
         """Everything merged so far is in LMDB."""
