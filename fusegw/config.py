@@ -40,6 +40,8 @@ STATE_DIR = Path("/var/lib/fusegw")
 CACHE_DIR = Path("/var/cache/fusegw")
 CACHE_SIZE_BYTES = 10 << 30
 
+UNSENT_PREFIX = "unsent-"
+"""Of directories beside the index; the rest of the name is a time in ns since 1970."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
 _UNIT_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
@@ -254,6 +256,10 @@ class VolumePaths(msgspec.Struct, frozen=True):
     def meta_dir(self) -> Path:
         """The LMDB environment."""
         return self.volume_dir / "meta"
+
+    def unsent_dirs(self) -> list[Path]:
+        """What mounts set aside: indexes ahead of the store, and their packs; oldest first."""
+        return sorted(self.volume_dir.glob(UNSENT_PREFIX + "*"))
 
     @property
     def lock_file(self) -> Path:

@@ -16,7 +16,7 @@ import msgspec
 
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
-from fusegw.config import Tuning
+from fusegw.config import UNSENT_PREFIX, Tuning
 from fusegw.errors import Busy, Invalid, NotFound
 from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
@@ -162,11 +162,18 @@ def _set_aside(source: Source, unsent: bool, packs: set[str]) -> None:
     if not unsent:
         shutil.rmtree(source.meta_dir)
         return
-    place = source.meta_dir.with_name(f"unsent-{source.clock.time_ns()}")
+    place = source.meta_dir.with_name(f"{UNSENT_PREFIX}{source.clock.time_ns()}")
     place.mkdir(mode=0o700)
-    source.meta_dir.rename(place / "meta")
+    # The packs first: while the index is in its place, a mount that is cut off here sets aside again.
     for name in packs:
         file = source.cache_dir / "packs" / name[:2] / name
         if file.exists():
             shutil.move(file, place / name)
-    log.error("changes of this host that never reached the store are kept in %s", place)
+    os.sync()
+    source.meta_dir.rename(place / "meta")
+    log.error(
+        "changes of this host that never reached the store are kept in %s; to write their files out: "
+        "fusegw salvage %s DIRECTORY",
+        place,
+        source.meta_dir.parent.name,
+    )

@@ -30,6 +30,7 @@ COMMANDS = {
     "status": "reports:status",
     "sync": "reports:sync",
     "ls-volumes": "reports:ls_volumes",
+    "salvage": "salvage:salvage_command",
     "cache": "cache:cache",
     "key": "key:key",
     "completion": "completion:completion",

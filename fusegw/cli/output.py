@@ -5,7 +5,8 @@ progress and remarks go to standard error, and only to a terminal.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -48,6 +49,33 @@ def remark(text: str) -> None:
     """A line for somebody who watches; nothing when nobody does."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
+
+
+def warning(text: str) -> None:
+    """A line on standard error, whoever reads it."""
+    print(f"fusegw: warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[float, float | None, str], None]]:
+    """A progress bar on a terminal, nothing elsewhere; gives what is called with done, total (None: not
+    known) and a text.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total, text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(description, total=None, text="")
+        yield lambda done, total, text: shown.update(task, total=total, completed=done, text=text)
 
 
 def size(nbytes: float) -> str:

@@ -1,6 +1,5 @@
 """`fusegw status`, `ls-volumes` and `sync`: what there is, how it does, getting all of it into the store."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -100,15 +99,21 @@ def _status_of(site: Site, name: str) -> StatusReply | None:
 
 
 def _document(site: Site, name: str, reply: StatusReply | None) -> dict[str, Any]:
+    ours = {"volume": name, "mounted": reply is not None, "unsent": _unsent(site, name)}
     if reply is None:
         holder = present_holder(site.paths(name))
-        pid = holder.pid if holder else None
-        return {"volume": name, "mounted": False, "pid": pid, "store_url": site.store_options(name).url}
+        return ours | {"pid": holder.pid if holder else None, "store_url": site.store_options(name).url}
     document: dict[str, Any] = msgspec.to_builtins(reply)
-    return {"volume": name, "mounted": True} | document
+    return ours | document
+
+
+def _unsent(site: Site, name: str) -> list[str]:
+    return [str(place) for place in site.paths(name).unsent_dirs()]
 
 
 def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[str, str]]:
+    if unsent := _unsent(site, name):
+        yield "never stored", f"{', '.join(unsent)}: see fusegw salvage"
     if reply is None:
         holder = present_holder(site.paths(name))
         yield "mounted", f"no, but starting or ending ({holder})" if holder else "no"
@@ -140,21 +145,8 @@ def _health(health: StoreHealth) -> str:
 @contextmanager
 def _progress(volume: str) -> Iterator[Callable[[SyncProgress], None]]:
     """A bar that follows a waiting sync on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[left]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"shipping {volume}", total=None, left="")
-        most = 0
+    most = 0
+    with output.bar(f"shipping {volume}") as update:
 
         def show(progress: SyncProgress) -> None:
             nonlocal most
@@ -164,6 +156,6 @@ def _progress(volume: str) -> Iterator[Callable[[SyncProgress], None]]:
             )
             if progress.store_health.state != "ok":
                 left += f", store {_health(progress.store_health)}"
-            bar.update(task, total=most or None, completed=most - progress.backlog_bytes, left=left)
+            update(most - progress.backlog_bytes, most or None, left)
 
         yield show

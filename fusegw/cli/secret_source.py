@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from fusegw.cli import output
 from fusegw.config import VolumeConfig
 from fusegw.errors import Denied, Invalid, NotFound
 from fusegw.keys.secret import KEYFILE_SIZE_MAX, Secret
@@ -149,7 +150,7 @@ def _read(path: Path, what: str) -> bytes:
     except OSError as error:
         raise Denied(f"{what} {path} cannot be read: {error.strerror}") from None
     if stat.S_ISREG(mode) and mode & 0o077:
-        print(f"fusegw: warning: {what} {path} can be read by others: chmod 600 it", file=sys.stderr)
+        output.warning(f"{what} {path} can be read by others: chmod 600 it")
     return data
 
 

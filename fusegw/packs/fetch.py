@@ -5,14 +5,34 @@ here; the cache may keep them or not, so the callers get them in memory too.
 """
 
 import threading
+from typing import Protocol
 
-from cache import PackCache
 from fusegw.errors import Corrupt, Invalid
 from fusegw.packs.format import object_key
 from fusegw.store.base import ObjectStore
 
 Range = tuple[int, int]
 """First byte and end."""
+
+
+class PackRanges(Protocol):
+    """What is here of packs: `cache.PackCache`, or `fusegw.packs.files.PackFiles`; their methods say more."""
+
+    def read(self, name: str, offset: int, length: int, *, counted: bool = True) -> bytes | None:
+        """Exactly those bytes, not authenticated; None when any of them is not here."""
+        ...
+
+    def missing(self, name: str, offset: int, length: int, *, size: int | None = None) -> list[Range]:
+        """(offset, length) of what must be fetched before those bytes can be read, ascending."""
+        ...
+
+    def fill(self, name: str, offset: int, data: bytes) -> None:
+        """Keep fetched bytes, or not."""
+        ...
+
+    def invalidate(self, name: str, offset: int, length: int) -> None:
+        """These bytes are bad."""
+        ...
 
 
 class Fetched:
@@ -36,7 +56,7 @@ class Fetched:
 class Fetcher:
     """Fills a cache from a store. Thread-safe, blocking."""
 
-    def __init__(self, cache: PackCache, store: ObjectStore, *, request_max_bytes: int = 8 << 20) -> None:
+    def __init__(self, cache: PackRanges, store: ObjectStore, *, request_max_bytes: int = 8 << 20) -> None:
         """`request_max_bytes` must be a multiple of the cache's blocks."""
         self._cache = cache
         self._store = store

@@ -11,10 +11,9 @@ from functools import lru_cache
 
 import msgspec
 
-from cache import PackCache
 from fusegw.errors import Corrupt, NotFound
 from fusegw.packs.compress import decompress
-from fusegw.packs.fetch import Fetched, Fetcher, Range, merge
+from fusegw.packs.fetch import Fetched, Fetcher, PackRanges, Range, merge
 from fusegw.packs.format import Location, PackCipher, PackKeys
 from fusegw.store.base import ObjectStore
 
@@ -39,7 +38,7 @@ class PackReader:
 
     def __init__(
         self,
-        cache: PackCache,
+        cache: PackRanges,
         store: ObjectStore,
         keys: PackKeys,
         *,

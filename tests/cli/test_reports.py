@@ -67,6 +67,7 @@ def test_with_an_unmounted_volume(host: Host) -> None:
     assert document == {
         "volume": "tank",
         "mounted": False,
+        "unsent": [],
         "pid": None,
         "store_url": f"file://{host.store}/tank",
     }

@@ -1,0 +1,1 @@
+"""Writes files out whose newest acknowledged state never reached the store. See `fusegw.salvage.run`."""

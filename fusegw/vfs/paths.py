@@ -1,0 +1,65 @@
+"""Names of inodes in an index held still, for tools: one pass over the directory entries.
+
+Directories are remembered all, other inodes only as far as they are asked for, so memory grows with the
+number of directories and not with that of the files.
+"""
+
+import stat
+from collections.abc import Container
+
+from fusegw.meta.schema import DIRENT, ROOT_INODE
+from fusegw.meta.view import View
+
+Place = tuple[int, bytes]
+"""A directory and a name in it."""
+
+_DIRECTORY = stat.S_IFDIR >> 12
+
+
+class Paths:
+    """Where directories, and the inodes in `wanted`, are named. Raises Corrupt for damaged entries."""
+
+    def __init__(self, view: View, wanted: Container[int]) -> None:
+        self._directories: dict[int, Place] = {}
+        self._others: dict[int, list[Place]] = {}
+        for place, entry in view.rows(DIRENT):
+            if entry.kind == _DIRECTORY:
+                self._directories[entry.ino] = place
+            elif entry.ino in wanted:
+                self._others.setdefault(entry.ino, []).append(place)
+
+    def names(self, ino: int) -> list[Place]:
+        """All its names, none when it is unlinked."""
+        if ino in self._directories:
+            return [self._directories[ino]]
+        return self._others.get(ino, [])
+
+    def above(self, directory: int) -> list[Place] | None:
+        """(inode, name) from below the root down to `directory`; None when it is not in the tree."""
+        chain: list[Place] = []
+        seen = set()
+        while directory != ROOT_INODE:
+            if directory in seen or directory not in self._directories:
+                return None
+            seen.add(directory)
+            parent, name = self._directories[directory]
+            chain.append((directory, name))
+            directory = parent
+        return chain[::-1]
+
+    def parts(self, place: Place) -> tuple[bytes, ...] | None:
+        """The components of its path from the root; None when its directory is not in the tree."""
+        above = self.above(place[0])
+        return None if above is None else (*[name for _, name in above], place[1])
+
+    def texts(self, ino: int) -> list[str]:
+        """All its paths, for people."""
+        if ino == ROOT_INODE:
+            return ["/"]
+        found = [self.parts(place) for place in self.names(ino)]
+        return [path_text(parts) for parts in found if parts is not None]
+
+
+def path_text(parts: tuple[bytes, ...]) -> str:
+    """A path for people and JSON: what is not UTF-8 appears as `\\xNN`."""
+    return "/" + "/".join(part.decode("utf-8", "backslashreplace") for part in parts)
