@@ -101,9 +101,9 @@ def mount(
         pid = run_in_background(body, log_file=settings.log_file, debug=debug)
         output.remark(f"volume {name} is mounted on {place} (pid {pid})")
         if unsent := paths.unsent_dirs():
-            places = ", ".join(map(str, unsent))
+            kept = ", ".join(map(str, unsent))
             output.warning(
-                f"changes of this host that never reached the store are kept in {places}; to write "
+                f"changes of this host that never reached the store are kept in {kept}; to write "
                 f"their files out: fusegw salvage {name} DIRECTORY"
             )
 
