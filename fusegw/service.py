@@ -12,17 +12,19 @@ from fusegw.config import VolumeSettings
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    FileStatusReply,
     ShutdownReply,
     StatusReply,
     StoreHealth,
     SyncProgress,
     SyncReply,
 )
+from fusegw.errors import NotFound
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
+from fusegw.vfs.unstored import unstored_bytes
 
 RATE_WINDOW_S = 30.0
 SAMPLE_S = 1.0
-_ROWS_PER_TURN = 2000
 
 
 class Service:
@@ -77,6 +79,20 @@ class Service:
             metadata_bytes=runtime.metadata.used_bytes,
             log_seq=runtime.log.head.seq,
             fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
+        )
+
+    async def file_status(self, inode: int) -> FileStatusReply:
+        """See `FileStatusReply`."""
+        volume = self._runtime.volume
+        unstored = await unstored_bytes(self._runtime.metadata, volume.files, inode)
+        found = volume.inodes.get(inode)
+        if found is None:
+            raise NotFound(f"volume {self._settings.volume!r} has no inode {inode}: was the file removed?")
+        return FileStatusReply(
+            state=volume.files.standing(inode).value,
+            size_bytes=found.size,
+            unstored_bytes=unstored,
+            oldest_unshipped_s=self._oldest(),
         )
 
     async def cache_stats(self) -> CacheStatsReply:

@@ -8,25 +8,32 @@ import click
 import msgspec
 
 from fusegw.cli import output
-from fusegw.cli.session import Session, Site, common_options, json_option, volume_argument
+from fusegw.cli.places import Place, place_argument, place_of
+from fusegw.cli.session import Session, Site, common_options, json_option
 from fusegw.control.protocol import StatusReply, StoreHealth, SyncProgress
 from fusegw.daemon.lock import present_holder
 from fusegw.errors import NotFound
 
 
 @click.command("status")
-@volume_argument
+@place_argument
 @json_option
 @common_options
-def status(session: Session, name: str | None, as_json: bool) -> None:
-    """Show backlog, rates and store health.
+def status(session: Session, place: str | None, as_json: bool) -> None:
+    """Show backlog, rates and store health of a volume, or how safe a file is.
 
     Without NAME: the only volume, or all of them when there are several (with --json a list "volumes"). A
     volume that is not mounted is reported as such, with exit code 0.
+
+    With PATH, which has a slash in it or is no volume's name: whether everything of that file or directory is
+    in the store already (stored), on its way there (shipping), or not even that (local).
     """
     site = session.site()
-    several = name is None and len(site.registry.volumes()) > 1
-    names = list(site.registry.volumes()) if several else [site.volume(name)]
+    if (file := place_of(site, place)) is not None:
+        _show_file(site, file, as_json)
+        return
+    several = place is None and len(site.registry.volumes()) > 1
+    names = list(site.registry.volumes()) if several else [site.volume(place)]
     found = {one: _status_of(site, one) for one in names}
     if as_json:
         documents = [_document(site, one, reply) for one, reply in found.items()]
@@ -56,17 +63,25 @@ def ls_volumes(session: Session, as_json: bool) -> None:
 
 
 @click.command("sync")
-@volume_argument
+@place_argument
 @click.option("--wait", is_flag=True, help="Return only when all that was written before is in the store.")
 @json_option
 @common_options
-def sync(session: Session, name: str | None, wait: bool, as_json: bool) -> None:
+def sync(session: Session, place: str | None, wait: bool, as_json: bool) -> None:
     """Send everything to the store now.
 
-    With --wait the command returns when it is there, or fails with the reason.
+    With --wait the command returns when it is there, or fails with the reason. PATH means the volume it is
+    on; for a file that is in the store already, --wait returns at once.
     """
     site = session.site()
-    volume = site.volume(name)
+    file = place_of(site, place)
+    volume = site.volume(place) if file is None else file.volume
+    if file is not None and wait and not file.is_dir and file.stored:
+        if as_json:
+            output.print_json({"volume": volume, "path": file.path, "complete": True})
+        else:
+            print(f"{file.path} is in the store")
+        return
     with _progress(volume) as show:
         reply = site.client(volume).sync(wait=wait, on_progress=show)
     if as_json:
@@ -75,6 +90,21 @@ def sync(session: Session, name: str | None, wait: bool, as_json: bool) -> None:
         print(f"volume {volume}: everything is in the store")
     else:
         print(f"volume {volume}: {output.size(reply.backlog_bytes)} on the way to the store")
+
+
+def _show_file(site: Site, file: Place, as_json: bool) -> None:
+    reply = site.client(file.volume).file_status(file.inode)
+    if as_json:
+        output.print_json({"path": file.path, "volume": file.volume} | msgspec.to_builtins(reply))
+        return
+    lines = (
+        ("state", reply.state),
+        ("size", output.size(reply.size_bytes)),
+        ("not yet stored", output.size(reply.unstored_bytes)),
+        ("volume", file.volume),
+        ("oldest there", output.duration(reply.oldest_unshipped_s)),
+    )
+    output.print_pairs(file.path, lines)
 
 
 def _row(site: Site, name: str) -> dict[str, str | int | bool | None]:

@@ -15,6 +15,7 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     Failure,
+    FileStatusReply,
     Progress,
     Request,
     ShutdownReply,
@@ -74,6 +75,10 @@ class ControlClient:
 
     def status(self) -> StatusReply:
         return self._ask(Request(method="status"), StatusReply)
+
+    def file_status(self, inode: int) -> FileStatusReply:
+        """How safe a file is, by the number of its inode in the volume; NotFound when there is none."""
+        return self._ask(Request(method="file_status", inode=inode), FileStatusReply)
 
     def cache_stats(self) -> CacheStatsReply:
         return self._ask(Request(method="cache_stats"), CacheStatsReply)

@@ -18,15 +18,16 @@ from fusegw.errors import FusegwError
 
 LINE_BYTES_MAX = 64 << 10
 
-Method = Literal["status", "cache_stats", "cache_drop", "sync", "shutdown"]
+Method = Literal["status", "file_status", "cache_stats", "cache_drop", "sync", "shutdown"]
 _Reply = TypeVar("_Reply")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One question; `wait` is read by `sync` alone."""
+    """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone."""
 
     method: Method
     wait: bool = False
+    inode: int = 0
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +70,18 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Newest log segment that this gateway knows to be in the store."""
     fenced: str | None = None
     """Why this gateway changes nothing any more: who took the volume over."""
+
+
+class FileStatusReply(msgspec.Struct, frozen=True, kw_only=True):
+    """How safe one file of a mounted volume is."""
+
+    state: Literal["local", "shipping", "stored"]
+    """As the file's attribute `user.fusegw.state`."""
+    size_bytes: int
+    unstored_bytes: int
+    """Content that only this gateway has; 0 too when nothing but metadata is not in the store yet."""
+    oldest_unshipped_s: float | None
+    """Of the whole volume: age of the oldest change that is not in the store; None when everything is."""
 
 
 class CacheStatsReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from fusegw.control import protocol
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    FileStatusReply,
     Request,
     ShutdownReply,
     StatusReply,
@@ -42,6 +43,10 @@ class Handler(Protocol):
     """What the gateway does for its clients; each method may raise any `FusegwError`."""
 
     async def status(self) -> StatusReply: ...
+
+    async def file_status(self, inode: int) -> FileStatusReply:
+        """How safe one file is; NotFound when the volume has no such inode."""
+        ...
 
     async def cache_stats(self) -> CacheStatsReply: ...
 
@@ -182,6 +187,8 @@ class _Server:
     async def _dispatch(self, request: Request, lines: "_LineStream") -> msgspec.Struct:
         if request.method == "status":
             return await self._handler.status()
+        if request.method == "file_status":
+            return await self._handler.file_status(request.inode)
         if request.method == "cache_stats":
             return await self._handler.cache_stats()
         if request.method == "cache_drop":

@@ -22,6 +22,7 @@ from fusegw.config import GatewaySettings, VolumeSettings
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    FileStatusReply,
     ShutdownReply,
     StatusReply,
     StoreHealth,
@@ -60,6 +61,11 @@ class Handler:
             logical_bytes=10 << 30,
             stored_bytes=5 << 30,
             metadata_bytes=1 << 20,
+        )
+
+    async def file_status(self, inode: int) -> FileStatusReply:
+        return FileStatusReply(
+            state="shipping", size_bytes=inode << 20, unstored_bytes=5 << 20, oldest_unshipped_s=90.0
         )
 
     async def cache_stats(self) -> CacheStatsReply:

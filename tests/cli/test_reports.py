@@ -90,7 +90,8 @@ def test_without_a_volume(host: Host) -> None:
 def test_with_a_wrong_name(host: Host) -> None:
     host.init()
     assert host.run("status", "pond").code == 9
-    assert host.run("status", "../tank").code == 3
+    assert host.run("status", "a pond").code == 3
+    assert host.run("status", "../tank").code == 9, "a path, on no mount"
 
 
 @pytest.mark.parametrize(

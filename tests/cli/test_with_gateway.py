@@ -1,6 +1,7 @@
 """The commands with the gateway itself and the kernel: from init to remount, and what stops a mount."""
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -165,3 +166,69 @@ def test_a_volume_in_s3(host: Host, moto_server: S3Server) -> None:
     stats = host.run("cache", "stats", "--json").json()
     assert isinstance(stats["misses"], int) and stats["misses"] > 0
     assert host.real("umount", "tank").code == 0
+
+
+def test_how_safe_a_file_is(tank: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    tank.write(tank.base / "slow.toml", "[volumes.tank]\nship_interval_s = 3600\n")
+    assert (done := mount(tank, "--config", tank.base / "slow.toml")).code == 0, done
+    directory = tank.mountpoint / "d"
+    directory.mkdir()
+    file = directory / "tank"
+    file.write_bytes(os.urandom(3 << 20))
+    link = tank.base / "link"
+    link.symlink_to(file)
+    for path in (file, link):
+        document = tank.run("status", path, "--json").json()
+        assert document | {"oldest_unshipped_s": 1.0} == {
+            "path": str(file.resolve()),
+            "volume": "tank",
+            "state": "local",
+            "size_bytes": 3 << 20,
+            "unstored_bytes": 3 << 20,
+            "oldest_unshipped_s": 1.0,
+        }
+        assert isinstance(document["oldest_unshipped_s"], float)
+    assert "3.0 MiB" in tank.run("status", file).out
+    assert tank.run("status", tank.mountpoint, "--json").json()["state"] == "local"
+    # A name is a volume's before it is a file's.
+    monkeypatch.chdir(directory)
+    assert tank.run("status", "tank", "--json").json()["mounted"] is True
+    assert tank.run("status", "./tank", "--json").json()["path"] == str(file.resolve())
+    assert tank.run("sync", "--wait", ".").code == 0
+    document = tank.run("status", "./tank", "--json").json()
+    assert (document["state"], document["unstored_bytes"], document["oldest_unshipped_s"]) == (
+        "stored",
+        0,
+        None,
+    )
+    # What is stored already needs no waiting for what is not.
+    (directory / "late").write_bytes(b"x")
+    done = tank.run("sync", "--wait", file, "--json")
+    assert done.json() == {"volume": "tank", "path": str(file.resolve()), "complete": True}
+    assert "is in the store" in tank.run("sync", "--wait", file).out
+    assert tank.run("status", "late", "--json").json()["state"] == "local"
+    assert "everything is in the store" in tank.run("sync", "--wait", "late").out
+    assert tank.run("status", "late", "--json").json()["state"] == "stored"
+    monkeypatch.chdir(tank.base)
+    assert tank.real("umount", "tank").code == 0
+
+
+def test_paths_that_are_on_no_volume(tank: Host) -> None:
+    for command in (("status",), ("sync", "--wait")):
+        done = tank.run(*command, tank.base / "no-such-file")
+        assert_refused(tank, done, 9, "is not on a mounted volume")
+        done = tank.run(*command, tank.mountpoint)
+        assert_refused(tank, done, 9, "is not on a mounted volume: it is on /")
+    assert mount(tank).code == 0
+    done = tank.run("status", tank.mountpoint / "gone")
+    assert (done.code, "No such file" in done.err) == (9, True), done
+    done = tank.run("status", tank.mountpoint, "--state-dir", tank.base / "other")
+    assert (done.code, "--state-dir" in done.err) == (9, True), done
+    pid = int(str(tank.run("status", "--json").json()["pid"]))
+    with_pid = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([with_pid], [], [], 30)
+    os.close(with_pid)
+    done = tank.run("status", tank.mountpoint / "below")
+    assert (done.code, "gateway behind this mount is gone" in done.err) == (4, True), done
+    assert tank.real("umount", "tank").code == 0

@@ -17,6 +17,7 @@ from fusegw.control.client import ControlClient, connect
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    FileStatusReply,
     Request,
     ShutdownReply,
     StatusReply,
@@ -61,6 +62,9 @@ class FakeGateway:
         if self.failure is not None:
             raise self.failure
         return STATUS
+
+    async def file_status(self, inode: int) -> FileStatusReply:
+        return FileStatusReply(state="shipping", size_bytes=inode, unstored_bytes=1, oldest_unshipped_s=None)
 
     async def cache_stats(self) -> CacheStatsReply:
         raise Busy("counting")
@@ -111,6 +115,7 @@ async def test_questions_are_answered(socket_file: Path) -> None:
     async with serving(socket_file, FakeGateway()) as client:
         assert await trio.to_thread.run_sync(client.status) == STATUS
         assert await trio.to_thread.run_sync(client.cache_drop) == CacheDropReply(freed_bytes=11)
+        assert (await trio.to_thread.run_sync(client.file_status, 1 << 39)).size_bytes == 1 << 39
         assert await trio.to_thread.run_sync(client.shutdown) == ShutdownReply(pid=1)
         with pytest.raises(Busy, match="counting"):
             await trio.to_thread.run_sync(client.cache_stats)
