@@ -306,7 +306,7 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     secret: "Secret"
     paths: VolumePaths
     cache_dir: Path
-    """Root of all caches; this volume's is the directory `volume_id.hex()` in it."""
+    """Root of all caches."""
     cache_size_bytes: int
     mountpoint: Path
     """Where the root of this volume is seen."""
@@ -317,6 +317,14 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     tuning: Tuning = Tuning()
     unsafe_no_fencing: bool = False
     """`fusegw init` was told that this store cannot refuse a second create; do not ask again."""
+    fixed_at: int | None = None
+    """An older state, as of this segment of the log; `read_only` then."""
+
+    @property
+    def own_cache_dir(self) -> Path:
+        """The cache of this volume; an older state has one of its own, beside that of the volume itself."""
+        own = self.volume_id.hex()
+        return self.cache_dir / (own if self.fixed_at is None else f"{own}-{self.volume_number}")
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -56,6 +56,8 @@ class Source(msgspec.Struct, frozen=True):
     """What a read-write mount records of the gateway in the volume; None: nothing."""
     read_only: bool = False
     """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
+    fixed_at: int | None = None
+    """The index is an older state, as of this segment of the log, and stays so; `read_only` then."""
 
 
 def open_index(source: Source) -> Metadata:
@@ -84,9 +86,7 @@ def open_index(source: Source) -> Metadata:
                 record_identity(metadata, source.identity)
         except Superseded as error:
             log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
-            unsent = _has_unsent(metadata), unstored_names(metadata)
-            metadata.close()
-            _set_aside(source, *unsent)
+            _retire(metadata, source)
         except BaseException:
             metadata.close()
             raise
@@ -101,6 +101,11 @@ def _opened(source: Source) -> Metadata:
     )
     try:
         found = metadata.get(STATE, STATE_VOLUME_ID)
+        if found is None and source.fixed_at is not None:
+            raise Invalid(
+                f"the metadata in {source.meta_dir} is empty: recover this state once more, with "
+                f"fusegw recover --at {source.fixed_at}"
+            )
         if found is None and source.read_only:
             raise Invalid(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
         if found is not None and found != source.keys.volume_id:
@@ -114,9 +119,19 @@ def _opened(source: Source) -> Metadata:
     return metadata
 
 
+def retire_index(source: Source) -> None:
+    """Blocking: take the index on this host out of the way, if there is one; what only it has is kept."""
+    if _has_index(source):
+        _retire(_opened(source), source)
+
+
+def _has_index(source: Source) -> bool:
+    return source.meta_dir.is_dir() and any(source.meta_dir.iterdir())
+
+
 def _rebuild_if_missing(source: Source) -> None:
     """A host that has no index (a new one, or one that lost it) gets it from the log, if there is one."""
-    if source.meta_dir.is_dir() and any(source.meta_dir.iterdir()):
+    if _has_index(source):
         return
     if next(source.store.list("log/"), None) is None:
         if next(source.store.list("packs/"), None) is not None:
@@ -153,12 +168,11 @@ def _create_if_new(metadata: Metadata, source: Source) -> None:
     metadata.saved()
 
 
-def _has_unsent(metadata: Metadata) -> bool:
-    return metadata.commit_number > metadata.head.commit
-
-
-def _set_aside(source: Source, unsent: bool, packs: set[str]) -> None:
+def _retire(metadata: Metadata, source: Source) -> None:
     """Take the index out of the way; with changes that only it has, it is kept, and their packs with it."""
+    unsent = metadata.commit_number > metadata.head.commit
+    packs = unstored_names(metadata)
+    metadata.close()
     if not unsent:
         shutil.rmtree(source.meta_dir)
         return

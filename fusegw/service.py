@@ -21,6 +21,7 @@ from fusegw.control.protocol import (
 )
 from fusegw.errors import NotFound
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
+from fusegw.ship.anchor import anchor_text
 from fusegw.vfs.unstored import unstored_bytes
 
 RATE_WINDOW_S = 30.0
@@ -78,6 +79,7 @@ class Service:
             stored_bytes=runtime.chunks.stored_bytes,
             metadata_bytes=runtime.metadata.used_bytes,
             log_seq=runtime.log.head.seq,
+            anchor=anchor_text(runtime.log.head) if runtime.log.head.seq else None,
             fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
         )
 

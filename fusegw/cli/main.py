@@ -25,6 +25,7 @@ from fusegw.errors import FusegwError
 
 COMMANDS = {
     "init": "init:init",
+    "recover": "recover:recover",
     "mount": "mounts:mount",
     "umount": "mounts:umount",
     "status": "reports:status",
@@ -33,6 +34,7 @@ COMMANDS = {
     "salvage": "salvage:salvage_command",
     "cache": "cache:cache",
     "key": "key:key",
+    "anchor": "anchor:anchor",
     "completion": "completion:completion",
 }
 """Where each command is: module of this package and name in it."""

@@ -85,7 +85,8 @@ def mount(
         read_only=mount_options.read_only,
         tuning=config.tuning(),
         unsafe_no_fencing=entry.unsafe_no_fencing,
-        secret=present_secret(files, config, session.environ, volume=name),
+        fixed_at=entry.fixed_at,
+        secret=session.secrets.get(name) or present_secret(files, config, session.environ, volume=name),
     )
     settings = GatewaySettings(
         mountpoint=Path(place),

@@ -54,9 +54,15 @@ def ls_volumes(session: Session, as_json: bool) -> None:
         output.print_json({"volumes": rows})
     else:
         output.print_table(
-            ("name", "number", "store", "mounted on"),
+            ("name", "number", "store", "state", "mounted on"),
             [
-                (str(r["name"]), str(r["number"]), str(r["store_url"]), str(r["mountpoint"] or "-"))
+                (
+                    str(r["name"]),
+                    str(r["number"]),
+                    str(r["store_url"]),
+                    "newest" if r["fixed_at"] is None else f"as of segment {r['fixed_at']}",
+                    str(r["mountpoint"] or "-"),
+                )
                 for r in rows
             ],
         )
@@ -115,6 +121,7 @@ def _row(site: Site, name: str) -> dict[str, str | int | bool | None]:
         "number": entry.number,
         "volume_id": entry.volume_id,
         "store_url": site.store_options(name).url,
+        "fixed_at": entry.fixed_at,
         "mounted": holder is not None,
         "mountpoint": holder.mountpoint if holder else None,
         "pid": holder.pid if holder else None,

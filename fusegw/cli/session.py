@@ -8,7 +8,7 @@ before or after the command's name, and after it they win. The environment is re
 import functools
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -27,6 +27,9 @@ from fusegw.daemon.service import Gateway
 from fusegw.errors import Invalid, NotFound
 from fusegw.registry import Registry
 from fusegw.store.options import StoreOptions
+
+if TYPE_CHECKING:  # the commands that need no key must not wait for the cryptography
+    from fusegw.keys.secret import Secret
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -75,7 +78,9 @@ class Site:
 
     def volume_config(self, name: str) -> VolumeConfig:
         """How volume `name` is to be served: as configured, else as recorded when it was recovered."""
-        return self.config.volume(name, self.registry.get(name).policy)
+        entry = self.registry.get(name)
+        config = self.config.volume(name, entry.policy)
+        return config if entry.fixed_at is None else msgspec.structs.replace(config, read_only=True)
 
     def store_options(self, name: str) -> StoreOptions:
         """How to reach the store of volume `name`: as configured, else as recorded by `fusegw init`."""
@@ -96,6 +101,8 @@ class Session:
         self.environ = environ
         self.gateway = gateway
         self.debug = False
+        self.secrets: dict[str, Secret] = {}
+        """By volume, those that were given already: nobody is asked for one twice."""
         self._locations = Locations(
             config_file=self.path_variable("FUSEGW_CONFIG"),
             state_dir=self.path_variable("FUSEGW_STATE_DIR"),

@@ -68,6 +68,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     metadata_bytes: int
     log_seq: int = 0
     """Newest log segment that this gateway knows to be in the store."""
+    anchor: str | None = None
+    """That position as EPOCH:SEGMENT:HASH (`fusegw.ship.anchor`); None before the first segment."""
     fenced: str | None = None
     """Why this gateway changes nothing any more: who took the volume over."""
 
