@@ -109,6 +109,10 @@ class Gateway:
     def mount(self, *options: object, **environment: str) -> None:
         """Mounted and ready on return."""
         self.command("mount", NAME, self.root, *options, **environment)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """What another command has mounted there ends with this gateway."""
         self._pids.add(self.pid)
 
     def umount(self) -> None:
