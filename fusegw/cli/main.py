@@ -31,6 +31,7 @@ COMMANDS = {
     "status": "reports:status",
     "sync": "reports:sync",
     "ls-volumes": "reports:ls_volumes",
+    "drill": "drill:drill",
     "salvage": "salvage:salvage_command",
     "cache": "cache:cache",
     "key": "key:key",

@@ -132,6 +132,9 @@ def _piece(view: View, offset: int, extent: Extent) -> Piece:
         return Piece(
             offset, extent.length, extent.chunk, problem=f"the index has no row of {what}, which a file needs"
         )
+    if extent.chunk_offset + extent.length > chunk.raw:
+        what = f"chunk {extent.chunk:#x} is shorter than an extent that refers to it"
+        return Piece(offset, extent.length, extent.chunk, problem=what)
     place = Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
     ref = ChunkRef(chunk.chunk_id, place, pack.pack_id, pack.key_version, pack.salt, pack.size)
     return Piece(offset, extent.length, extent.chunk, extent.chunk_offset, ref)

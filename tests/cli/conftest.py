@@ -25,7 +25,7 @@ def host(
         if name.startswith("FUSEGW_"):
             monkeypatch.setenv(name, value)
     # The process that runs the tests must stay debuggable and keep its limits.
-    for module in ("mounts", "init", "key", "salvage", "recover"):
+    for module in ("mounts", "init", "key", "salvage", "recover", "drill"):
         monkeypatch.setattr(f"fusegw.cli.{module}.harden", lambda: None)
     yield one
     one.end_all()

@@ -1,0 +1,1 @@
+"""Rehearses the recovery of a volume from its store alone. See `fusegw.drill.run`."""

@@ -1,0 +1,249 @@
+"""A drill: recovery rehearsed from the store alone, beside whatever runs, and what it found.
+
+Keys from the store → index recovered into a private directory → the store's packs compared with it → a sample
+of the files read back and verified, chunk by chunk → report. Nothing is taken over, nothing is written to the
+store (it is wrapped so that it could not be), no cache is used, and the directory is gone afterwards.
+
+Promises: `whole` is true only when the recovered position is the newest one this host knows of, every pack
+that it needs is there with its size, the extents of each file looked at cover it exactly, and every chunk
+read had its tag and its id. What a drill did not read, it does not vouch for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fusegw.clock import Clock
+from fusegw.drill.check import Check, Damages, Figures, check_packs
+from fusegw.drill.place import private_directory
+from fusegw.drill.sample import Sample, Size
+from fusegw.errors import Corrupt, Invalid, NotFound
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import LOG_TAIL, STATE, STATE_STORED
+from fusegw.meta.view import View
+from fusegw.ship.recover import Progress, Recovered, recover
+from fusegw.ship.segment import object_key
+from fusegw.store.base import ObjectStore
+from fusegw.store.readonly import ReadOnlyStore
+from fusegw.vfs.paths import Paths
+
+PATHS_MAX = 20
+"""Files that are named for one object."""
+LOG = "log"
+
+OnProgress = Callable[[str, float, float | None], None]
+"""Gets what is being done, how much of it, and how much there is (None: not known)."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What this host knows of the volume, from the running gateway or from the index of an unmounted one."""
+
+    by: Literal["gateway", "index"]
+    log_seq: int
+    """A segment that is in the store for sure."""
+    oldest_unshipped_s: float | None
+    """Age of the oldest change that is not in the store; None when all are."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """One object that is not as it must be."""
+
+    object: str
+    """Its key; "index" for what the recovered metadata itself says, "log" when no one object is at fault."""
+    problem: str
+    files: list[str]
+    """Paths that need it, as far as they are listed."""
+    places: int
+    """Extents that need it, of the files looked at."""
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What a drill found. Times in seconds, sizes in bytes."""
+
+    whole: bool = False
+    damage: list[Damage] = []
+    store_url: str
+    seed: int
+    segment: int = 0
+    """Number of the newest segment, the position recovered to."""
+    epoch: int = 0
+    sealed_unix_s: float | None = None
+    checkpoint: int | None = None
+    """Position of the checkpoint that recovery began with; None: with the first segment."""
+    rpo_s: float | None = None
+    """Age of the oldest change that would have been lost, had this host been lost when the drill began."""
+    rpo_by: Literal["gateway", "index", "store"] = "store"
+    """Who said so: the running gateway, the unmounted index, or nobody: then it is the time since the newest
+    position was sealed, and more than that may not have been lost."""
+    rto_index_s: float | None = None
+    """Until the index was there: a gateway would have been mounted then."""
+    rto_first_byte_s: float | None = None
+    """Until the first file data was read."""
+    rto_everything_s: float | None = None
+    """Estimate: the index, then all data at the rate measured."""
+    read_rate_bytes_s: float | None = None
+    """Stored bytes fetched and verified per second."""
+    recovery_bytes: int = 0
+    """Of log and checkpoint that were read."""
+    files: int = 0
+    """Regular files in the volume."""
+    file_bytes: int = 0
+    stored_bytes: int = 0
+    """Of all chunks, compressed and sealed."""
+    metadata_bytes: int = 0
+    packs: int = 0
+    """Needed, and looked for in the store."""
+    files_checked: int = 0
+    files_checked_partly: int = 0
+    """Of them, those too large for the sample."""
+    bytes_checked: int = 0
+    """Of files, verified."""
+    bytes_fetched: int = 0
+    chunks_checked: int = 0
+    drill_s: float = 0.0
+
+
+class Drill(msgspec.Struct, frozen=True):
+    """What a drill needs."""
+
+    name: str
+    store: ObjectStore
+    keys: VolumeKeys
+    begun: float
+    """By the monotonic clock: before the keys were asked for."""
+    base: Path
+    """Where the private directory is made."""
+    held: Held | None
+    """As it was when the drill began."""
+    size: Size
+    seed: int
+    metadata_limit_bytes: int
+    clock: Clock
+
+
+def run(drill: Drill, on_progress: OnProgress = lambda what, done, total: None) -> Report:
+    """Blocking. Damage is in the report; what says nothing about the volume (Unavailable, Denied, Full, …) is
+    raised.
+    """
+    report = Report(store_url=drill.store.url, seed=drill.seed)
+    damages = Damages()
+    with private_directory(drill.base, drill.name) as directory:
+        index = directory / "meta"
+        recovered = _recover(drill, index, report, damages, on_progress)
+        if recovered is not None:
+            report.rto_index_s = drill.clock.monotonic() - drill.begun
+            _judge_position(drill, recovered, report, damages)
+            metadata = Metadata(index, size_max_bytes=drill.metadata_limit_bytes, clock=drill.clock)
+            try:
+                report.metadata_bytes = metadata.used_bytes
+                with metadata.view() as view:
+                    _check_data(drill, view, report, damages, on_progress)
+                    report.damage = _named(view, damages)
+            finally:
+                metadata.close()
+        else:
+            report.damage = [Damage(key, found.problem, [], 0) for key, found in damages.found.items()]
+    report.whole = not report.damage
+    report.drill_s = drill.clock.monotonic() - drill.begun
+    return report
+
+
+def held_by_index(index: Path, clock: Clock) -> Held | None:
+    """What the index of a volume that nobody has mounted knows; the caller holds the volume's lock."""
+    if not (index / "data.mdb").exists():
+        return None
+    metadata = Metadata(index, size_max_bytes=0, clock=clock)
+    try:
+        with metadata.view() as view:
+            first = next(view.rows(LOG_TAIL, view.head.commit + 1), None)
+            age = None if first is None else max(0.0, (clock.time_ns() - first[1].since_ns) / 1e9)
+            return Held("index", view.head.seq, age)
+    finally:
+        metadata.close()
+
+
+def _recover(
+    drill: Drill, index: Path, report: Report, damages: Damages, on_progress: OnProgress
+) -> Recovered | None:
+    def show(progress: Progress) -> None:
+        on_progress("recovering the index", progress.nbytes, None)
+
+    try:
+        recovered = recover(
+            index,
+            ReadOnlyStore(drill.store),
+            drill.keys,
+            metadata_limit_bytes=drill.metadata_limit_bytes,
+            clock=drill.clock,
+            on_progress=show,
+        )
+    except (Corrupt, NotFound, Invalid) as error:
+        damages.of(LOG, str(error))
+        return None
+    for problem in recovered.skipped:
+        damages.of(LOG, problem)
+    report.segment, report.epoch = recovered.head.seq, recovered.head.epoch
+    report.sealed_unix_s = recovered.time_ns / 1e9
+    report.checkpoint = recovered.checkpoint
+    report.recovery_bytes = recovered.nbytes
+    return recovered
+
+
+def _judge_position(drill: Drill, recovered: Recovered, report: Report, damages: Damages) -> None:
+    held = drill.held
+    if held is None:
+        report.rpo_s = max(0.0, (drill.clock.time_ns() - recovered.time_ns) / 1e9)
+        return
+    report.rpo_by, report.rpo_s = held.by, held.oldest_unshipped_s or 0.0
+    if recovered.head.seq < held.log_seq:
+        missing = object_key(recovered.head.seq + 1)
+        damages.of(
+            missing,
+            f"the log in the store ends with segment {recovered.head.seq}, this host had shipped up to "
+            f"{held.log_seq}: {missing} is missing, or the store was set back",
+        )
+
+
+def _check_data(drill: Drill, view: View, report: Report, damages: Damages, on_progress: OnProgress) -> None:
+    store = ReadOnlyStore(drill.store)
+    on_progress("looking for packs", 0, None)
+    report.packs = check_packs(view, store, damages)
+    on_progress("choosing files", 0, None)
+    sample = Sample(view, drill.size, drill.seed)
+    begun = drill.clock.monotonic()
+
+    def show(figures: Figures) -> None:
+        on_progress("reading files back", figures.files, sample.files)
+
+    check = Check(view, store, drill.keys, damages, drill.clock, show)
+    check.run(sample)
+    figures, elapsed = check.figures, drill.clock.monotonic() - begun
+    stored = view.get(STATE, STATE_STORED)
+    report.files, report.file_bytes = sample.files_total, sample.bytes_total
+    report.stored_bytes = int.from_bytes(stored or b"", "big")
+    report.files_checked, report.files_checked_partly = figures.files, figures.partly
+    report.bytes_checked, report.bytes_fetched = figures.file_bytes, figures.fetched_bytes
+    report.chunks_checked = figures.chunks
+    if figures.first_byte_s is not None and report.rto_index_s is not None:
+        # Looking for packs and choosing files is the drill's own work.
+        report.rto_first_byte_s = report.rto_index_s + figures.first_byte_s - begun
+        report.read_rate_bytes_s = figures.fetched_bytes / elapsed if elapsed > 0 else None
+    if report.read_rate_bytes_s and report.rto_index_s is not None:
+        report.rto_everything_s = report.rto_index_s + report.stored_bytes / report.read_rate_bytes_s
+
+
+def _named(view: View, damages: Damages) -> list[Damage]:
+    """With paths in the place of inodes."""
+    inodes = {ino for found in damages.found.values() for ino in found.inodes}
+    paths = Paths(view, inodes) if inodes else None
+    damage = []
+    for key, found in sorted(damages.found.items()):
+        names: list[str] = []
+        for ino in sorted(found.inodes):
+            if paths is not None and len(names) < PATHS_MAX:
+                names += paths.texts(ino) or [f"inode {ino}, which has no name"]
+        damage.append(Damage(key, found.problem, names[:PATHS_MAX], found.suffering))
+    return damage
