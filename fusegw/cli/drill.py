@@ -20,6 +20,7 @@ from fusegw.daemon.process import harden
 from fusegw.drill.run import Drill, Held, OnProgress, Report, held_by_index, run
 from fusegw.drill.sample import EVERYTHING, Size, parse_size
 from fusegw.errors import Busy, Corrupt, Invalid, NotFound, Unavailable
+from fusegw.ship.anchor import anchor_in
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -59,7 +60,7 @@ def drill(
     size = EVERYTHING if everything else _size(sample, limit)
     harden()
     files = SecretFiles(passphrase_file, key_file)
-    secret = present_secret(files, site.config.volume(volume), session.environ, volume=volume)
+    secret = present_secret(files, site.volume_config(volume), session.environ, volume=volume)
     clock = SystemClock()
     begun = clock.monotonic()
     held = _held(site, volume, clock)
@@ -73,7 +74,7 @@ def drill(
             held=held,
             size=size,
             seed=int.from_bytes(SystemEntropy().token(4), "big") if seed is None else seed,
-            metadata_limit_bytes=site.config.volume(volume).metadata_limit_bytes,
+            metadata_limit_bytes=site.volume_config(volume).metadata_limit_bytes,
             clock=clock,
         )
         with _progress(volume) as show:
@@ -107,7 +108,8 @@ def _held(site: Site, name: str, clock: SystemClock) -> Held | None:
     except (NotFound, Unavailable):
         pass
     else:
-        return Held("gateway", status.log_seq, status.oldest_unshipped_s)
+        head = anchor_in(status.anchor, "the gateway's answer") if status.anchor else None
+        return Held("gateway", head, status.oldest_unshipped_s)
     try:
         with volume_lock(site.paths(name)):
             return held_by_index(site.paths(name).meta_dir, clock)

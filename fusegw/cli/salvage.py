@@ -61,7 +61,7 @@ def salvage_command(
             return
         harden()
         files = SecretFiles(passphrase_file, key_file)
-        secret = present_secret(files, site.config.volume(name), session.environ, volume=name)
+        secret = present_secret(files, site.volume_config(name), session.environ, volume=name)
         store, keys = stack.enter_context(opened_volume(site, name, secret))
         with output.bar(f"salvaging {name}") as show:
             found = salvage(

@@ -22,7 +22,7 @@ from fusegw.drill.sample import Sample, Size
 from fusegw.errors import Corrupt, Invalid, NotFound
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import LOG_TAIL, STATE, STATE_STORED
+from fusegw.meta.schema import LOG_TAIL, STATE, STATE_STORED, Head
 from fusegw.meta.view import View
 from fusegw.ship.recover import Progress, Recovered, recover
 from fusegw.ship.segment import object_key
@@ -32,7 +32,8 @@ from fusegw.vfs.paths import Paths
 
 PATHS_MAX = 20
 """Files that are named for one object."""
-LOG = "log"
+LOG, CHECKPOINTS = "log", "checkpoints"
+"""Stand for objects that the problem names."""
 
 OnProgress = Callable[[str, float, float | None], None]
 """Gets what is being done, how much of it, and how much there is (None: not known)."""
@@ -42,8 +43,8 @@ class Held(msgspec.Struct, frozen=True):
     """What this host knows of the volume, from the running gateway or from the index of an unmounted one."""
 
     by: Literal["gateway", "index"]
-    log_seq: int
-    """A segment that is in the store for sure."""
+    head: Head | None
+    """The newest segment that it had shipped: the store must contain it. None before the first."""
     oldest_unshipped_s: float | None
     """Age of the oldest change that is not in the store; None when all are."""
 
@@ -52,7 +53,8 @@ class Damage(msgspec.Struct, frozen=True):
     """One object that is not as it must be."""
 
     object: str
-    """Its key; "index" for what the recovered metadata itself says, "log" when no one object is at fault."""
+    """Its key; "index" for what the recovered metadata itself says; "log" and "checkpoints" where the
+    problem names the object."""
     problem: str
     files: list[str]
     """Paths that need it, as far as they are listed."""
@@ -134,8 +136,6 @@ def run(drill: Drill, on_progress: OnProgress = lambda what, done, total: None) 
         index = directory / "meta"
         recovered = _recover(drill, index, report, damages, on_progress)
         if recovered is not None:
-            report.rto_index_s = drill.clock.monotonic() - drill.begun
-            _judge_position(drill, recovered, report, damages)
             metadata = Metadata(index, size_max_bytes=drill.metadata_limit_bytes, clock=drill.clock)
             try:
                 report.metadata_bytes = metadata.used_bytes
@@ -160,7 +160,7 @@ def held_by_index(index: Path, clock: Clock) -> Held | None:
         with metadata.view() as view:
             first = next(view.rows(LOG_TAIL, view.head.commit + 1), None)
             age = None if first is None else max(0.0, (clock.time_ns() - first[1].since_ns) / 1e9)
-            return Held("index", view.head.seq, age)
+            return Held("index", view.head if view.head.seq else None, age)
     finally:
         metadata.close()
 
@@ -168,9 +168,12 @@ def held_by_index(index: Path, clock: Clock) -> Held | None:
 def _recover(
     drill: Drill, index: Path, report: Report, damages: Damages, on_progress: OnProgress
 ) -> Recovered | None:
+    """None when it cannot be done, for a reason that is damage."""
+
     def show(progress: Progress) -> None:
         on_progress("recovering the index", progress.nbytes, None)
 
+    anchor = None if drill.held is None else drill.held.head
     try:
         recovered = recover(
             index,
@@ -178,33 +181,29 @@ def _recover(
             drill.keys,
             metadata_limit_bytes=drill.metadata_limit_bytes,
             clock=drill.clock,
+            anchor=anchor,
             on_progress=show,
         )
-    except (Corrupt, NotFound, Invalid) as error:
+    except Invalid as error:
+        assert anchor is not None, "only an anchor is refused"
+        key = object_key(anchor.seq)
+        damages.of(key, f"{key}, which this host had shipped, is missing or another one: {error}")
+        return None
+    except (Corrupt, NotFound) as error:
         damages.of(LOG, str(error))
         return None
     for problem in recovered.skipped:
-        damages.of(LOG, problem)
+        damages.of(CHECKPOINTS, problem)
+    report.rto_index_s = drill.clock.monotonic() - drill.begun
     report.segment, report.epoch = recovered.head.seq, recovered.head.epoch
     report.sealed_unix_s = recovered.time_ns / 1e9
     report.checkpoint = recovered.checkpoint
     report.recovery_bytes = recovered.nbytes
-    return recovered
-
-
-def _judge_position(drill: Drill, recovered: Recovered, report: Report, damages: Damages) -> None:
-    held = drill.held
-    if held is None:
+    if drill.held is None:
         report.rpo_s = max(0.0, (drill.clock.time_ns() - recovered.time_ns) / 1e9)
-        return
-    report.rpo_by, report.rpo_s = held.by, held.oldest_unshipped_s or 0.0
-    if recovered.head.seq < held.log_seq:
-        missing = object_key(recovered.head.seq + 1)
-        damages.of(
-            missing,
-            f"the log in the store ends with segment {recovered.head.seq}, this host had shipped up to "
-            f"{held.log_seq}: {missing} is missing, or the store was set back",
-        )
+    else:
+        report.rpo_by, report.rpo_s = drill.held.by, drill.held.oldest_unshipped_s or 0.0
+    return recovered
 
 
 def _check_data(drill: Drill, view: View, report: Report, damages: Damages, on_progress: OnProgress) -> None:

@@ -10,7 +10,7 @@ from fusegw.clock import SystemClock
 from fusegw.drill.run import Damage, Drill, Held, Report, held_by_index, run
 from fusegw.drill.sample import EVERYTHING, Size
 from fusegw.errors import Denied, Unavailable
-from fusegw.meta.schema import ROOT_INODE
+from fusegw.meta.schema import ROOT_INODE, Head
 from fusegw.packs.format import HEADER_SIZE
 from fusegw.ship.recover import recover
 from fusegw.store.base import ObjectStore
@@ -28,7 +28,7 @@ class Stored:
     def __init__(self, base: Path) -> None:
         self.store = MemoryStore(clock=SystemClock())
         self.base = base
-        self.head = 0
+        self.head: Head | None = None
 
     def objects(self) -> dict[str, bytes]:
         return {info.key: self.store.get(info.key, size_max=1 << 26) for info in self.store.list()}
@@ -73,7 +73,7 @@ async def stored(tmp_path: Path) -> AsyncIterator[Stored]:
         await write_file(runtime, b"copy", content(3, 200_000))
         await write_file(runtime, b"empty", b"")
         await runtime.volume.barrier()
-        one.head = runtime.log.head.seq
+        one.head = runtime.log.head
     yield one
 
 
@@ -90,7 +90,9 @@ async def test_a_whole_store_passes_and_nothing_changes(stored: Stored) -> None:
     assert (report.files, report.files_checked, report.files_checked_partly) == (FILES + 2, FILES + 2, 0)
     assert report.bytes_checked == report.file_bytes == (FILES + 1) * 200_000
     assert report.bytes_fetched == report.stored_bytes, "what two files share is fetched once"
-    assert report.segment == stored.head and report.packs == len(stored.packs())
+    assert (
+        stored.head is not None and report.segment == stored.head.seq and report.packs == len(stored.packs())
+    )
     assert report.rpo_s == 0.0 and report.rpo_by == "gateway"
     assert report.rto_index_s is not None and report.rto_first_byte_s is not None
     assert report.rto_index_s < report.rto_first_byte_s <= report.drill_s
@@ -140,13 +142,22 @@ async def test_a_log_without_its_end_is_no_newest_position(stored: Stored) -> No
     stored.store.delete([last])
     damage = only(stored.drill())
     assert damage.object == last and "set back" in damage.problem
-    stored.head -= 1
+    stored.head = None
     assert stored.drill().whole, "the control: nobody knows of a later one"
 
 
 async def test_a_store_without_a_log_is_damage(stored: Stored) -> None:
     stored.store.delete(stored.segments())
+    assert "ends with segment 0" in only(stored.drill()).problem
+    stored.head = None
     assert "no log" in only(stored.drill()).problem
+
+
+async def test_a_store_that_was_exchanged_is_damage(stored: Stored) -> None:
+    assert stored.head is not None
+    stored.head = Head(stored.head.seq, bytes(32), stored.head.epoch)
+    damage = only(stored.drill())
+    assert damage.object == stored.segments()[-1] and "exchanged" in damage.problem
 
 
 async def test_a_chunk_that_is_not_read_is_not_vouched_for(stored: Stored) -> None:
@@ -228,7 +239,7 @@ async def test_a_drill_cannot_write(stored: Stored) -> None:
 async def test_what_an_unmounted_index_knows(stored: Stored, tmp_path: Path) -> None:
     held = held_by_index(tmp_path / "host" / "meta", SystemClock())
     assert held is not None and held.by == "index" and held.oldest_unshipped_s is None
-    assert held.log_seq >= stored.head
+    assert held.head is not None and stored.head is not None and held.head.seq >= stored.head.seq
     assert held_by_index(tmp_path / "nowhere", SystemClock()) is None
     assert not os.path.exists(tmp_path / "nowhere")
 
