@@ -26,6 +26,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -106,6 +107,19 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Size of the metadata file at which new names and data get ENOSPC (deleting still works)."""
 
 
+class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to tell when everything is in the store."""
+
+    command: tuple[str, ...] = ()
+    """A program by its absolute path, and its arguments; no shell."""
+    url: str | None = None
+    """Gets a POST."""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.command or self.url)
+
+
 class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[volumes.NAME]` table."""
 
@@ -116,6 +130,14 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     cache_size_bytes: int | None = msgspec.field(default=None, name="cache_size")
     allow_other: bool | None = None
     read_only: bool = False
+    on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    """A command that is told when everything is in the store: the program's path and its arguments."""
+    on_stored_url: str | None = None
+    """A web address that is told the same."""
+
+    def hooks(self) -> HookSettings:
+        """Whom to tell."""
+        return HookSettings(command=self.on_stored, url=self.on_stored_url)
 
     def tuning(self) -> Tuning:
         """The tuning part alone."""
@@ -196,7 +218,23 @@ def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
         options = _anchored(_table(store, f"{where}.store"), base)
         table["store"] = options
         _decode(options, StoreOptions, f"{where}.store")
-    return _decode(table, VolumeConfig, where)
+    volume = _decode(table, VolumeConfig, where)
+    _check_hooks(volume, where)
+    return volume
+
+
+def _check_hooks(volume: VolumeConfig, where: str) -> None:
+    command, url = volume.on_stored, volume.on_stored_url
+    if command and (not command[0].startswith("/") or any("\0" in word for word in command)):
+        raise Invalid(
+            f"{where}.on_stored: expected the absolute path of a program and its arguments, such as "
+            f'["/usr/local/bin/notify", "stored"], found {list(command)!r}'
+        )
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            # Not shown: what is wrong with it may be a password.
+            raise Invalid(f"{where}.on_stored_url: expected http://HOST/… or https://HOST/…, without a user")
 
 
 def _table(value: object, where: str) -> dict[str, Any]:
@@ -315,6 +353,7 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
     tuning: Tuning = Tuning()
+    hooks: HookSettings = HookSettings()
     unsafe_no_fencing: bool = False
     """`fusegw init` was told that this store cannot refuse a second create; do not ask again."""
     fixed_at: int | None = None

@@ -20,6 +20,7 @@ from fusegw.control.protocol import (
     SyncReply,
 )
 from fusegw.errors import NotFound
+from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 from fusegw.ship.anchor import anchor_text
 from fusegw.vfs.unstored import unstored_bytes
@@ -38,11 +39,13 @@ class Service:
         self,
         settings: VolumeSettings,
         runtime: Runtime,
+        hooks: Hooks,
         clock: Clock,
         unmount: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._runtime = runtime
+        self._hooks = hooks
         self._clock = clock
         self._unmount = unmount
         self._taken_in: deque[tuple[float, int]] = deque()
@@ -81,6 +84,7 @@ class Service:
             log_seq=runtime.log.head.seq,
             anchor=anchor_text(runtime.log.head) if runtime.log.head.seq else None,
             fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
+            hook_last_error=self._hooks.last_error,
         )
 
     async def file_status(self, inode: int) -> FileStatusReply:
@@ -130,6 +134,7 @@ class Service:
             return SyncReply(complete=not self._backlog(), backlog_bytes=self._backlog())
         if wait:
             await self._runtime.volume.barrier()
+            self._hooks.barrier_passed()
             return SyncReply(complete=True, backlog_bytes=self._backlog())
         await self._runtime.volume.sync()
         await self._runtime.shipper.close()

@@ -22,6 +22,7 @@ from fusegw.config import VolumeSettings
 from fusegw.control import server
 from fusegw.errors import Invalid, UnknownFormat
 from fusegw.fuse.operations import Operations
+from fusegw.hooks import Hooks
 from fusegw.identity import Identity
 from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
@@ -91,13 +92,16 @@ async def served_volume(
             operations = handlers(runtime.volume, volume_number=settings.volume_number)
             if settings.read_only:
                 operations.refuse_changes("volume is mounted read-only")
-            service = Service(settings, runtime, host.clock, host.unmount)
+            hooks = Hooks(settings, runtime, host.clock)
+            service = Service(settings, runtime, hooks, host.clock, host.unmount)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(service.sample)
+                nursery.start_soon(hooks.run)
                 nursery.start_soon(_refuse_once_fenced, runtime, operations)
                 await nursery.start(server.serve, settings.paths.socket_file, service)
                 yield operations
                 nursery.cancel_scope.cancel()
+        await hooks.finish()
     finally:
         store.close()
 

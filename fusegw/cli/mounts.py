@@ -84,6 +84,7 @@ def mount(
         allow_other=mount_options.allow_other,
         read_only=mount_options.read_only,
         tuning=config.tuning(),
+        hooks=config.hooks(),
         unsafe_no_fencing=entry.unsafe_no_fencing,
         fixed_at=entry.fixed_at,
         secret=session.secrets.get(name) or present_secret(files, config, session.environ, volume=name),

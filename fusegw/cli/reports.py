@@ -173,6 +173,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "log", f"segment {reply.log_seq:,}"
     if reply.fenced:
         yield "fenced", reply.fenced
+    if reply.hook_last_error:
+        yield "hook failed", reply.hook_last_error
 
 
 def _health(health: StoreHealth) -> str:

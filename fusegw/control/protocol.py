@@ -72,6 +72,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """That position as EPOCH:SEGMENT:HASH (`fusegw.ship.anchor`); None before the first segment."""
     fenced: str | None = None
     """Why this gateway changes nothing any more: who took the volume over."""
+    hook_last_error: str | None = None
+    """Why the newest event could not be told to all hooks; None when it was."""
 
 
 class FileStatusReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -129,7 +129,17 @@ class LogShipper:
     async def until_fenced(self) -> None:
         """Return once another gateway has taken over."""
         while self.fenced is None:
-            await self._progress.wait()
+            await self.advanced()
+
+    async def advanced(self) -> None:
+        """Wait until something was shipped, or could not be."""
+        await self._progress.wait()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was ever merged is in the store; data still in memory is not merged."""
+        metadata = self._metadata
+        return metadata.unsaved_since_ns is None and metadata.commit_number == self.head.commit
 
     async def run(self) -> None:
         """Ship for ever, until cancelled or fenced."""

@@ -116,6 +116,13 @@ def test_everything_at_once() -> None:
         ("volumes = 3", "volumes: expected a table"),
         ("[volumes]\ntank = 3", "volumes.tank: expected a table"),
         ("[volumes.'a/b']", "'a/b' cannot name a volume"),
+        ("[volumes.tank]\non_stored = 'notify'", "volumes.tank.on_stored"),
+        ("[volumes.tank]\non_stored = ['notify']", "volumes.tank.on_stored: expected the absolute path"),
+        ("[volumes.tank]\non_stored_url = 'ftp://h/'", "volumes.tank.on_stored_url: expected http://HOST"),
+        (
+            "[volumes.tank]\non_stored_url = 'https://u:p@h/'",
+            "volumes.tank.on_stored_url: expected http://HOST",
+        ),
         ("[gateway", "not valid TOML"),
     ],
 )

@@ -5,6 +5,7 @@ import select
 import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -231,4 +232,30 @@ def test_paths_that_are_on_no_volume(tank: Host) -> None:
     os.close(with_pid)
     done = tank.run("status", tank.mountpoint / "below")
     assert (done.code, "gateway behind this mount is gone" in done.err) == (4, True), done
+    assert tank.real("umount", "tank").code == 0
+
+
+def test_a_hook_is_told_and_gets_no_secret(tank: Host) -> None:
+    told, hook = tank.base / "told", tank.base / "hook"
+    hook.write_text(f"#!/bin/sh\n{{ env; echo .; }} >> {told}\n[ -z $1 ] || exit 7\n")
+    hook.chmod(0o700)
+    config = tank.base / "hooked.toml"
+    tank.write(config, f'[volumes.tank]\nship_interval_s = 3600\non_stored = ["{hook}"]\n')
+    assert (done := mount(tank, "--config", config, AWS_SECRET_ACCESS_KEY="secret")).code == 0, done
+    (tank.mountpoint / "file").write_bytes(b"x" * 1000)
+    assert tank.run("sync", "--wait").code == 0
+    assert tank.real("umount", "tank").code == 0
+    assert "FUSEGW_EVENT=stored" in told.read_text()
+    names = {line.partition("=")[0] for line in told.read_text().splitlines()} - {"PWD", "_", "SHLVL", "."}
+    fields = {"EVENT", "VOLUME", "MOUNTPOINT", "SEQ", "EPOCH", "HASH", "TIME"}
+    assert names == {"PATH", "LANG"} | {f"FUSEGW_{field}" for field in fields}
+    tank.write(config, f'[volumes.tank]\non_stored = ["{hook}", "fail"]\n')
+    assert mount(tank, "--config", config).code == 0
+    assert tank.run("sync", "--wait").code == 0
+    deadline = time.monotonic() + 30
+    while (error := tank.run("status", "--json").json()["hook_last_error"]) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert f"stored: command {hook} ended with 7" in str(error)
+    assert "ended with 7" in tank.run("status").out
     assert tank.real("umount", "tank").code == 0
