@@ -27,6 +27,7 @@ from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import PACK, PACK_NUMBER_END
 from fusegw.packs.reader import PackReader
 from fusegw.packs.writer import PackWriter
+from fusegw.ship.checkpointer import Checkpointer, Schedule
 from fusegw.ship.health import Health
 from fusegw.ship.log import LogShipper
 from fusegw.ship.resume import resume, unstored_names
@@ -59,6 +60,7 @@ class Runtime(msgspec.Struct, frozen=True):
     committer: Committer
     shipper: Shipper
     log: LogShipper
+    checkpointer: Checkpointer
     reading: Reading
     recutter: Recutter
     health: Health
@@ -182,6 +184,16 @@ def _build(
         fragments,
         clock=clock,
     )
+    checkpointer = Checkpointer(
+        source.store,
+        keys,
+        began=metadata.head,
+        schedule=Schedule(
+            tuning.checkpoint_interval_s, tuning.checkpoint_log_size_bytes, tuning.checkpoint_retention_s
+        ),
+        clock=clock,
+        entropy=source.entropy,
+    )
     log_shipper = LogShipper(
         metadata,
         committer,
@@ -191,6 +203,7 @@ def _build(
         health,
         settle=files.settle_all,
         held=pipeline.held,
+        offer=checkpointer.offer,
         clock=clock,
         entropy=source.entropy,
         ship_interval_s=tuning.ship_interval_s,
@@ -215,7 +228,7 @@ def _build(
     if not source.read_only:
         nursery.start_soon(reaper.run)
         nursery.start_soon(recutter.run)
-        nursery.start_soon(_ship, shipper, log_shipper)
+        nursery.start_soon(_ship, shipper, log_shipper, checkpointer)
     runtime = Runtime(
         volume,
         metadata,
@@ -224,6 +237,7 @@ def _build(
         committer,
         shipper,
         log_shipper,
+        checkpointer,
         reading,
         recutter,
         health,
@@ -234,10 +248,11 @@ def _build(
     return runtime, writer
 
 
-async def _ship(packs: Shipper, log_shipper: LogShipper) -> None:
-    """Both ways into the store; a fenced gateway puts nothing there any more."""
+async def _ship(packs: Shipper, log_shipper: LogShipper, checkpointer: Checkpointer) -> None:
+    """All ways into the store; a fenced gateway puts nothing there any more."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(packs.run)
+        nursery.start_soon(checkpointer.run)
         await log_shipper.run()
         nursery.cancel_scope.cancel()
 

@@ -91,6 +91,14 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Packs in flight to the store at one time."""
     ship_interval_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 5.0
     """A pack that is not full is closed and shipped when its first record is this old."""
+    checkpoint_interval_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 86400.0
+    """A checkpoint of the metadata this old is followed by another when there were changes."""
+    checkpoint_log_size_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=1 << 40)] = msgspec.field(
+        default=64 << 20, name="checkpoint_log_size"
+    )
+    """Growth of the log, as stored, at which a checkpoint is due (and half the last one's size)."""
+    checkpoint_retention_s: Annotated[float, msgspec.Meta(ge=0, le=100 * 366 * 86400)] = 7 * 86400.0
+    """Positions of this long can be recovered; what is older is given up."""
     commit_interval_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.25
     """Time between two group commits of metadata when nobody asks for one."""
     high_watermark: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8

@@ -62,6 +62,7 @@ class Service:
     async def status(self) -> StatusReply:
         """See `StatusReply`."""
         runtime, settings = self._runtime, self._settings
+        newest = runtime.checkpointer.newest
         backlog, upload_rate = self._backlog(), runtime.health.upload_rate_bytes_s
         return StatusReply(
             pid=os.getpid(),
@@ -83,6 +84,8 @@ class Service:
             metadata_bytes=runtime.metadata.used_bytes,
             log_seq=runtime.log.head.seq,
             anchor=anchor_text(runtime.log.head) if runtime.log.head.seq else None,
+            checkpoint_seq=None if newest is None else newest.name.seq,
+            checkpoint_age_s=runtime.checkpointer.age_s,
             fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
             hook_last_error=self._hooks.last_error,
         )

@@ -151,6 +151,7 @@ def _document(name: str, restored: Restored) -> dict[str, Any]:
         "anchor": anchor_text(restored.head),
         "anchor_checked": found.anchor_checked,
         "checkpoint": found.checkpoint,
+        "checkpoint_bytes_read": found.checkpoint_bytes,
         "skipped": list(found.skipped),
         "segments_read": found.segments,
         "log_bytes_read": found.nbytes,
@@ -167,7 +168,8 @@ def _lines(restored: Restored) -> Iterator[tuple[str, str]]:
     entry, found = restored.entry, restored.found
     yield "state", f"segment {found.head.seq:,} of the log (epoch {found.head.epoch}), {utc(found.time_ns)}"
     if found.checkpoint is not None:
-        yield "from", f"checkpoint {found.checkpoint:,} and the log after it"
+        size = output.size(found.checkpoint_bytes)
+        yield "from", f"checkpoint {found.checkpoint:,} ({size}) and the log after it"
     for skipped in found.skipped:
         yield "not used", skipped
     yield "read", f"{found.segments:,} segments, {output.size(found.nbytes)}, in {restored.seconds:.1f} s"
@@ -210,9 +212,14 @@ def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task(f"recovering {name}", total=None, read="")
 
         def show(progress: Progress) -> None:
+            if progress.parts_total:
+                read = f"checkpoint, part {progress.parts:,} of {progress.parts_total:,}"
+                bar.update(task, completed=progress.parts, total=progress.parts_total, read=read)
+                return
             rate = progress.nbytes / max(clock.monotonic() - begun, 0.1)
             bar.update(
                 task,
+                total=None,
                 read=f"{progress.segments:,} segments, {output.size(progress.nbytes)}, {output.size(rate)}/s",
             )
 

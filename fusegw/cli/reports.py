@@ -171,6 +171,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "metadata", output.size(reply.metadata_bytes)
     yield "epoch", f"{reply.epoch}"
     yield "log", f"segment {reply.log_seq:,}"
+    if reply.checkpoint_seq is not None:
+        yield "checkpoint", f"segment {reply.checkpoint_seq:,}, {output.duration(reply.checkpoint_age_s)} old"
     if reply.fenced:
         yield "fenced", reply.fenced
     if reply.hook_last_error:

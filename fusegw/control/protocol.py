@@ -70,6 +70,10 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Newest log segment that this gateway knows to be in the store."""
     anchor: str | None = None
     """That position as EPOCH:SEGMENT:HASH (`fusegw.ship.anchor`); None before the first segment."""
+    checkpoint_seq: int | None = None
+    """Log segment at which the newest checkpoint was taken; None without one."""
+    checkpoint_age_s: float | None = None
+    """Age of the state in it."""
     fenced: str | None = None
     """Why this gateway changes nothing any more: who took the volume over."""
     hook_last_error: str | None = None

@@ -9,7 +9,7 @@ and an int or bytes); merging scans rely on that.
 
 import struct
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 from zlib import crc32
 
 from fusegw.errors import Corrupt
@@ -59,11 +59,15 @@ class Table(Generic[K, V]):
         if len(stored) < 4 or _CRC.unpack_from(stored, len(body))[0] != crc32(
             body, crc32(raw_key, self.seed)
         ):
-            raise Corrupt(
-                f"metadata row {raw_key.hex()} of table {self.name!r} is damaged (checksum mismatch); "
-                "restore the state directory from a copy"
-            )
+            self.refuse(raw_key)
         return self._decode_value(key, body)
+
+    def refuse(self, raw_key: bytes) -> NoReturn:
+        """Corrupt, for a row whose checksum does not fit."""
+        raise Corrupt(
+            f"metadata row {raw_key.hex()} of table {self.name!r} is damaged (checksum mismatch); "
+            "restore the state directory from a copy"
+        )
 
 
 def encode_u64(key: int) -> bytes:

@@ -8,6 +8,7 @@ again that were freed since, so it must be closed.
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from zlib import crc32
 
 from fusegw.meta.codec import Table
 from fusegw.meta.schema import LOCAL, LOCAL_HEAD, LOG_TAIL, Head, decode_head
@@ -45,6 +46,19 @@ class View:
         with self._transaction.cursor(db=self._databases[table.name]) as cursor:
             if cursor.set_range(start) if start is not None else cursor.first():
                 yield from cursor.iternext()
+
+    def checked(self, table: Table[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
+        """All rows in order as they are stored; Corrupt at the first whose checksum does not fit."""
+        seed = table.seed
+        for key, stored in self.stored(table):
+            if crc32(stored[:-4], crc32(key, seed)) != int.from_bytes(stored[-4:], "big"):
+                table.refuse(key)
+            yield key, stored
+
+    def count(self, table: Table[Any, Any]) -> int:
+        """How many rows there are."""
+        rows: int = self._transaction.stat(db=self._databases[table.name])["entries"]
+        return rows
 
     def close(self) -> None:
         """Give the state up."""

@@ -63,7 +63,8 @@ class LogShipper:
     """The log of one volume in one reign. Loop thread only; `run` must be running.
 
     `settle` gets data that is in memory into the index, so that its age counts from the write; `held` keeps
-    new data from being merged while a cut is made.
+    new data from being merged while a cut is made. `offer` gets, at the end of each round, the state that the
+    log has then, its head and the bytes shipped so far; if it returns True it keeps the view.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class LogShipper:
         *,
         settle: Callable[[], Awaitable[None]],
         held: Callable[[], AbstractContextManager[None]],
+        offer: Callable[[View, Head, int], bool],
         clock: Clock,
         entropy: Entropy,
         ship_interval_s: float,
@@ -90,6 +92,7 @@ class LogShipper:
         self._health = health
         self._settle = settle
         self._held = held
+        self._offer = offer
         self._clock = clock
         self._entropy = entropy
         self._ship_interval_s = ship_interval_s
@@ -102,6 +105,8 @@ class LogShipper:
         self.head = metadata.head
         """What the store has."""
         metadata.unshipped.shipped(self.head.commit)
+        self.shipped_bytes = 0
+        """Of segments, since the start."""
         self.fenced: Fenced | None = None
         """Set for good once another gateway has taken over."""
 
@@ -169,13 +174,19 @@ class LogShipper:
         """One round: everything that was merged before is in the store on return."""
         while True:
             cut = await self._cut()
-            with cut.view:
+            kept = False
+            try:
                 if cut.view.commit == self.head.commit:
                     await self._patiently(self._look, 0)
-                    return
-                if await self._packs.stored(cut.packs):
+                elif await self._packs.stored(cut.packs):
                     await self._send(cut.view)
-                    return
+                else:
+                    continue
+                kept = self._offer(cut.view, self.head, self.shipped_bytes)
+                return
+            finally:
+                if not kept:
+                    cut.view.close()
 
     async def _cut(self) -> _Cut:
         with trio.move_on_after(_SETTLE_MAX_S):
@@ -201,6 +212,7 @@ class LogShipper:
             gone = range(covered + 1, commit + 1) if final else range(0)
             await trio.to_thread.run_sync(self._metadata.write, list(moved_on(sealed, gone)))
             self.head = sealed.head
+            self.shipped_bytes += len(sealed.data)
         self._metadata.renew()
         self._metadata.unshipped.shipped(commit)
 

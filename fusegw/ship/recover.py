@@ -1,27 +1,30 @@
-"""An index from nothing but the store: reads the log from its first segment and applies it, step by step.
+"""An index from nothing but the store: the newest checkpoint that is whole, then the log after it.
 
-The index is built in a directory of its own, which takes its place by one rename when it is whole; a crash
-leaves the old one, or none. Each position's changes are applied in one transaction, so what is there at any
-time is a position that existed. Nothing is believed before it was authenticated and found to continue the
-chain.
+A checkpoint that does not count, or turns out to be damaged while it is read, gives way to the next older
+one, and that is said; without any the log must begin with its first segment. The index is built in a
+directory of its own, which takes its place by one rename when it is whole; a crash leaves the old one, or
+none. Each position's changes are applied in one transaction, so what is there at any time is a position that
+existed. Nothing is believed before it was authenticated and found to continue the chain.
 """
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from fusegw.clock import Clock, utc
-from fusegw.errors import Corrupt, Invalid, NotFound
+from fusegw.errors import Corrupt, FusegwError, Invalid, NotFound, UnknownFormat
 from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.load import Load
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.rebuild import Rebuild
 from fusegw.meta.schema import Head
-from fusegw.ship import segment
-from fusegw.ship.segment import SEGMENT_BYTES_MAX, TAKEOVER, Segment
-from fusegw.ship.takeover import refuse_gap
+from fusegw.ship import checkpoint, segment
+from fusegw.ship.chain import LogReader, Pruned
+from fusegw.ship.checkpoints import Written, examine, folders, read_part
+from fusegw.ship.segment import TAKEOVER, Segment
 from fusegw.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,9 @@ class Progress(msgspec.Struct, frozen=True):
     """Applied."""
     nbytes: int
     """Of them."""
+    parts: int = 0
+    """Of the checkpoint, loaded; that is done before the first segment is applied."""
+    parts_total: int = 0
 
 
 class Until(msgspec.Struct, frozen=True):
@@ -57,34 +63,13 @@ class Recovered(msgspec.Struct, frozen=True):
     """Of the log that were read."""
     checkpoint: int | None = None
     """Position of the checkpoint that it began with; None: with the first segment."""
+    checkpoint_bytes: int = 0
+    """Of its parts, as they lie in the store."""
     skipped: tuple[str, ...] = ()
     """What was not valid, and why it was not used."""
     anchor_checked: bool = False
     """Whether the history was found to contain the anchor; False without one, and for one so old that the
     store does not hold its place any more."""
-
-
-class LogReader:
-    """Follows the chain of segments from a place in it."""
-
-    def __init__(self, store: ObjectStore, keys: VolumeKeys, at: Head) -> None:
-        self._store = store
-        self._keys = keys
-        self.at = at
-        """The newest segment read; its `commit` means nothing here."""
-        self.nbytes = 0
-
-    def next(self) -> Segment | None:
-        """The next segment, None at the end of the log. Blocking. Corrupt names what does not fit."""
-        try:
-            data = self._store.get(segment.object_key(self.at.seq + 1), size_max=SEGMENT_BYTES_MAX)
-        except NotFound:
-            refuse_gap(self._store, self.at.seq)
-            return None
-        found = segment.unseal(data, self.at, self._keys)
-        self.at = Head(found.seq, segment.digest(data), found.epoch, 0)
-        self.nbytes += len(data)
-        return found
 
 
 def recover(
@@ -105,15 +90,24 @@ def recover(
     NotFound when the store has no log, or none that goes back to `until`; Corrupt names the segment that is
     damaged, missing or exchanged; Invalid when the store does not contain the anchor.
     """
+    recovery = _Recovery(store, keys, until or Until(), anchor, on_progress)
     building = meta_dir.with_name(meta_dir.name + ".recovering")
-    shutil.rmtree(building, ignore_errors=True)
-    metadata = Metadata(building, size_max_bytes=metadata_limit_bytes, clock=clock)
-    try:
-        reader = LogReader(store, keys, Head())
-        recovered = _Replay(metadata, reader, until or Until(), anchor, on_progress).run()
-    finally:
-        metadata.close()
+    for start in recovery.starts():
+        shutil.rmtree(building, ignore_errors=True)
+        metadata = Metadata(building, size_max_bytes=metadata_limit_bytes, clock=clock)
+        try:
+            recovered = recovery.attempt(metadata, start)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        finally:
+            metadata.close()
+        if recovered is not None:
+            break
+    else:
+        raise AssertionError("the last attempt begins with the first segment and does not give way")
     if not recovered.head.seq:
+        shutil.rmtree(building, ignore_errors=True)
         raise NotFound(f"{store.url} holds no log: the volume was never mounted for writing")
     if meta_dir.exists():
         meta_dir.rmdir()
@@ -121,31 +115,150 @@ def recover(
     return recovered
 
 
+class _Recovery:
+    """What to begin with, one attempt after the other; remembers what was not valid."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        keys: VolumeKeys,
+        until: Until,
+        anchor: Head | None,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._until = until
+        self._anchor = anchor
+        self._on_progress = on_progress
+        self._skipped: list[str] = []
+
+    def starts(self) -> Iterator[Written | None]:
+        """The checkpoints that count and are not too new, the newest first; then None, for no checkpoint."""
+        until = self._until
+        for folder in folders(self._store):
+            if until.seq is not None and folder.name.seq > until.seq:
+                continue
+            try:
+                written = examine(self._store, self._keys, folder)
+            except (Corrupt, UnknownFormat) as error:
+                self._skip(error)
+            else:
+                if until.time_ns is None or written.manifest.time_ns <= until.time_ns:
+                    yield written
+        yield None
+
+    def attempt(self, metadata: Metadata, start: Written | None) -> Recovered | None:
+        """The index at the position that is wanted, from the checkpoint and what the log has after it; None
+        when the checkpoint turns out to be damaged."""
+        at, time_ns = Head(), 0
+        if start is not None:
+            at, time_ns = checkpoint.head_of(start.name, start.manifest), start.manifest.time_ns
+            try:
+                self._load(metadata, start, at)
+            except (Corrupt, UnknownFormat) as error:
+                self._skip(error)
+                return None
+        reader = LogReader(self._store, self._keys, at)
+        replay = _Replay(metadata, reader, self._until, self._on_progress, time_ns)
+        try:
+            checked = replay.run(self._anchor)
+        except Pruned as error:
+            raise self._not_kept(error) from None
+        if self._anchor is not None and self._anchor.seq < at.seq:
+            checked = self._leads_to(self._anchor, at)
+        return Recovered(
+            head=replay.head,
+            time_ns=replay.time_ns,
+            nbytes=reader.nbytes,
+            segments=replay.segments,
+            checkpoint=None if start is None else start.name.seq,
+            checkpoint_bytes=0 if start is None else start.manifest.stored_bytes,
+            skipped=tuple(self._skipped),
+            anchor_checked=checked,
+        )
+
+    def _load(self, metadata: Metadata, start: Written, at: Head) -> None:
+        total = len(start.manifest.parts)
+        load = Load(metadata)
+        try:
+            for number in range(1, total + 1):
+                records = read_part(self._store, self._keys, start, number)
+                load.add(records, checkpoint.describe(start.name, number))
+                self._on_progress(Progress(0, 0, number, total))
+            counts = load.finish(at)
+        finally:
+            load.abandon()
+        if counts != start.manifest.rows:
+            what = checkpoint.describe(start.name, checkpoint.MANIFEST)
+            raise Corrupt(f"{what} names other numbers of rows than the parts have")
+
+    def _leads_to(self, anchor: Head, at: Head) -> bool:
+        """Whether the log leads from the anchor to `at`; False when that part of it is not kept."""
+        try:
+            data = self._store.get(segment.object_key(anchor.seq), size_max=segment.SEGMENT_BYTES_MAX)
+        except NotFound:
+            return False
+        found, _ = segment.opened(data, anchor.seq, self._keys)
+        if (found.epoch, segment.digest(data)) != (anchor.epoch, anchor.hash):
+            raise _exchanged(Head(anchor.seq, segment.digest(data), found.epoch), anchor)
+        reader = LogReader(self._store, self._keys, anchor)
+        try:
+            while reader.at.seq < at.seq:
+                if reader.next() is None:
+                    return False
+        except Pruned:
+            return False
+        if reader.at.hash != at.hash:
+            raise _exchanged(at, reader.at)
+        return True
+
+    def _skip(self, error: FusegwError) -> None:
+        log.warning("a checkpoint is not used: %s", error)
+        self._skipped.append(str(error))
+
+    def _not_kept(self, error: Pruned) -> FusegwError:
+        if self._until == Until():
+            why = "; ".join(self._skipped) or "there is none"
+            return Corrupt(f"{error}, and no checkpoint is whole: {why}. Restore one of these objects")
+        for folder in reversed(folders(self._store)):
+            try:
+                oldest = examine(self._store, self._keys, folder)
+            except (Corrupt, UnknownFormat):
+                continue
+            return _not_so_old(oldest.name.seq, oldest.manifest.time_ns)
+        return error
+
+
 class _Replay:
-    """Applies the positions that a reader finds, up to a bound, and checks the anchor on the way."""
+    """Applies the positions that a reader finds, up to a bound, and looks for the anchor on the way."""
 
     def __init__(
         self,
         metadata: Metadata,
         reader: LogReader,
         until: Until,
-        anchor: Head | None,
         on_progress: Callable[[Progress], None],
+        time_ns: int,
     ) -> None:
         self._step = Rebuild(metadata)
         self._reader = reader
         self._until = until
-        self._anchor = anchor
         self._on_progress = on_progress
-        self._position, self._time_ns = reader.at, 0
-        self._count = 0
-        self._oldest: Segment | None = None
+        self.head, self.time_ns = reader.at, time_ns
+        """Where the index is, and when that was sealed."""
+        self.segments = 0
+        """That were read."""
+        self._first: Segment | None = None
 
-    def run(self) -> Recovered:
-        """The index is at the position then; parts of a step that was never finished are dropped."""
+    def run(self, anchor: Head | None) -> bool:
+        """The index is at the position then; parts of a step that was never finished are dropped. Whether
+        the anchor was met."""
         reader = self._reader
+        met = self._meets(anchor)
         try:
             while self._wanted() and (found := self._next()) is not None:
+                met |= self._meets(anchor)
                 if found.kind == TAKEOVER:
                     self._step.abandon()
                 else:
@@ -154,22 +267,27 @@ class _Replay:
                     if self._until.time_ns is not None and found.time_ns > self._until.time_ns:
                         break
                     self._step.finish(reader.at)
-                    self._position, self._time_ns = reader.at, found.time_ns
+                    self.head, self.time_ns = reader.at, found.time_ns
         except Corrupt as error:
-            raise Corrupt(
-                f"{error}. The state up to segment {self._position.seq} (epoch {self._position.epoch}) is "
-                "whole"
+            raise type(error)(
+                f"{error}. The state up to segment {self.head.seq} (epoch {self.head.epoch}) is whole"
             ) from None
         finally:
             self._step.abandon()
-        head = self._position
-        if self._until == Until() and head.seq != reader.at.seq:
+        if self._until == Until() and self.head.seq != reader.at.seq:
             # Parts without their end: the next takeover must follow them all the same.
-            head = reader.at
-            self._step.finish(head)
+            self.head = reader.at
+            self._step.finish(self.head)
         self._refuse_if_not_there()
-        checked = self._anchor is not None and self._follow_to(self._anchor)
-        return Recovered(head, self._time_ns, reader.nbytes, self._count, anchor_checked=checked)
+        while anchor is not None and reader.at.seq < anchor.seq:
+            if self._next() is None:
+                raise Invalid(
+                    f"the log ends with segment {reader.at.seq} (epoch {reader.at.epoch}, hash "
+                    f"{reader.at.hash.hex()}), before the anchor: segment {anchor.seq} (epoch "
+                    f"{anchor.epoch}, hash {anchor.hash.hex()}). The store was set back or exchanged"
+                )
+            met |= self._meets(anchor)
+        return met
 
     def _wanted(self) -> bool:
         return self._until.seq is None or self._reader.at.seq < self._until.seq
@@ -177,40 +295,38 @@ class _Replay:
     def _next(self) -> Segment | None:
         found = self._reader.next()
         if found is not None:
-            self._count += 1
-            self._oldest = self._oldest or found
-            self._on_progress(Progress(self._count, self._reader.nbytes))
-            if self._anchor is not None and self._reader.at.seq == self._anchor.seq:
-                self._compare(self._anchor)
+            self.segments += 1
+            self._first = self._first or found
+            self._on_progress(Progress(self.segments, self._reader.nbytes))
         return found
 
-    def _follow_to(self, anchor: Head) -> bool:
-        """Read on, without applying anything, until the anchor was seen."""
-        while self._reader.at.seq < anchor.seq:
-            if self._next() is None:
-                raise Invalid(
-                    f"the log ends with segment {self._reader.at.seq} (epoch {self._reader.at.epoch}, hash "
-                    f"{self._reader.at.hash.hex()}), before the anchor: segment {anchor.seq} (epoch "
-                    f"{anchor.epoch}, hash {anchor.hash.hex()}). The store was set back or exchanged"
-                )
-        return True
-
-    def _compare(self, anchor: Head) -> None:
+    def _meets(self, anchor: Head | None) -> bool:
+        """Whether the reader is at the anchor; Invalid when it is at another segment of that number."""
         at = self._reader.at
+        if anchor is None or at.seq != anchor.seq:
+            return False
         if (at.epoch, at.hash) != (anchor.epoch, anchor.hash):
-            raise Invalid(
-                f"segment {at.seq} is of epoch {at.epoch} and has hash {at.hash.hex()}, the anchor says "
-                f"epoch {anchor.epoch} and hash {anchor.hash.hex()}. The store was set back or exchanged"
-            )
+            raise _exchanged(at, anchor)
+        return True
 
     def _refuse_if_not_there(self) -> None:
         wanted = self._until.seq
         if wanted is not None and wanted > self._reader.at.seq:
             raise NotFound(f"position {wanted} does not exist; the newest one is {self._reader.at.seq}")
-        if self._until != Until() and not self._position.seq:
-            oldest = self._oldest if self._oldest is not None else self._next()
+        if self._until != Until() and not self.head.seq:
+            oldest = self._first or self._next()
             if oldest is not None:
-                raise NotFound(
-                    f"the oldest position that is kept is {oldest.seq}, of {utc(oldest.time_ns)}; ask for "
-                    "that one or a later one"
-                )
+                raise _not_so_old(oldest.seq, oldest.time_ns)
+
+
+def _not_so_old(seq: int, time_ns: int) -> NotFound:
+    return NotFound(
+        f"the oldest position that is kept is {seq}, of {utc(time_ns)}; ask for that one or a later one"
+    )
+
+
+def _exchanged(at: Head, anchor: Head) -> Invalid:
+    return Invalid(
+        f"segment {at.seq} is of epoch {at.epoch} and has hash {at.hash.hex()}, the anchor says epoch "
+        f"{anchor.epoch} and hash {anchor.hash.hex()}. The store was set back or exchanged"
+    )

@@ -13,6 +13,7 @@ Promises: a segment opens at its own place in its own volume's log only; nothing
 the bounds below. Integers are big-endian.
 """
 
+import re
 import struct
 
 import msgspec
@@ -40,6 +41,7 @@ _MAGIC = b"FUSEGWL\x00"
 _HEADER = struct.Struct(f">8sHBBI{VOLUME_ID_SIZE}sQII{HASH_SIZE}s{SALT_SIZE}s")
 HEADER_SIZE = _HEADER.size
 _PAYLOAD = struct.Struct(">qI")
+_KEY = re.compile(r"log/[0-9]{16}")
 _LABEL = b"fusegw segment\x00\x00"
 
 
@@ -83,12 +85,32 @@ def seal(segment: Segment, previous: bytes, keys: VolumeKeys, *, salt: bytes, no
     return header + nonce + sealed
 
 
+def number_of(key: str) -> int | None:
+    """The number of the segment with that key; None for a key that is none of a segment."""
+    return int(key[4:]) if _KEY.fullmatch(key) else None
+
+
 def unseal(data: bytes, at: Head, keys: VolumeKeys) -> Segment:
     """The segment in `data`, which must be the one after `at`: Corrupt, UnknownFormat."""
-    what = f"log segment {object_key(at.seq + 1)}"
+    found, previous = opened(data, at.seq + 1, keys)
+    what = f"log segment {object_key(found.seq)}"
+    if previous != at.hash:
+        raise Corrupt(
+            f"{what} does not continue segment {at.seq}: it names {previous.hex()[:16]}… as the one before, "
+            f"which is {at.hash.hex()[:16]}…; objects of the log were exchanged"
+        )
+    if found.epoch <= at.epoch if found.kind == TAKEOVER else found.epoch != at.epoch:
+        raise Corrupt(f"{what} is of epoch {found.epoch}, which cannot follow epoch {at.epoch}")
+    return found
+
+
+def opened(data: bytes, seq: int, keys: VolumeKeys) -> tuple[Segment, bytes]:
+    """Segment `seq` and the hash it names for the one before, which is not looked at: Corrupt,
+    UnknownFormat."""
+    what = f"log segment {object_key(seq)}"
     if len(data) < HEADER_SIZE + NONCE_SIZE + TAG_SIZE:
         raise Corrupt(f"{what} is cut off at {len(data)} bytes: restore it from another copy")
-    (magic, version, kind, flags, key_version, volume_id, seq, epoch, reserved, previous, salt) = (
+    (magic, version, kind, flags, key_version, volume_id, number, epoch, reserved, previous, salt) = (
         _HEADER.unpack_from(data)
     )
     if magic != _MAGIC:
@@ -99,18 +121,12 @@ def unseal(data: bytes, at: Head, keys: VolumeKeys) -> Segment:
         )
     if version != FORMAT_VERSION or reserved or kind not in (TAKEOVER, CHANGES) or flags > FINAL:
         raise Corrupt(f"{what} has a damaged header: restore it from another copy")
-    if volume_id != keys.volume_id or seq != at.seq + 1:
-        raise Corrupt(f"{what} belongs elsewhere: it is segment {seq} of volume {volume_id.hex()}")
+    if volume_id != keys.volume_id or number != seq:
+        raise Corrupt(f"{what} belongs elsewhere: it is segment {number} of volume {volume_id.hex()}")
     body = _opened(data, key_version, salt, keys, what)
-    if previous != at.hash:
-        raise Corrupt(
-            f"{what} does not continue segment {at.seq}: it names {previous.hex()[:16]}… as the one before, "
-            f"which is {at.hash.hex()[:16]}…; objects of the log were exchanged"
-        )
-    if epoch <= at.epoch if kind == TAKEOVER else epoch != at.epoch:
-        raise Corrupt(f"{what} is of epoch {epoch}, which cannot follow epoch {at.epoch}")
     time_ns, size = _PAYLOAD.unpack_from(body)
-    return Segment(seq, epoch, kind, bool(flags & FINAL), time_ns, _decompressed(body, size, what))
+    body = _decompressed(body, size, what)
+    return Segment(seq, epoch, kind, bool(flags & FINAL), time_ns, body), previous
 
 
 def _opened(data: bytes, key_version: int, salt: bytes, keys: VolumeKeys, what: str) -> bytes:

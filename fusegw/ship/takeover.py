@@ -6,7 +6,7 @@ more, byte for byte; then the store's log must end exactly where this index says
 | the store's log                               | outcome                                                 |
 |-----------------------------------------------|---------------------------------------------------------|
 | ends at our head                              | go on                                                   |
-| goes on after our head                        | `Superseded`: this index is old, or was fenced          |
+| goes on after our head, pruned there or not   | `Superseded`: this index is old, or was fenced          |
 | does not reach our head, or has another there | Invalid, with the evidence: the store went back in time |
 
 Only winning a slot makes anything true: the takeover's bytes are durable here before the PUT, and the epoch
@@ -21,6 +21,7 @@ from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import EPOCH_MAX, LOG_SEALED, Head
 from fusegw.ship import segment
+from fusegw.ship.chain import Pruned, refuse_gap
 from fusegw.ship.log import fenced_by, moved_on, put_segment, seal_durably
 from fusegw.ship.segment import SEGMENT_BYTES_MAX, TAKEOVER, Segment
 from fusegw.store.base import ObjectStore
@@ -32,6 +33,7 @@ class Superseded(Fenced):
 
 def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> Head:
     """Blocking: the head, which is that of the store. Superseded; Invalid when the store went back."""
+    _refuse_if_pruned(store, metadata.head.seq)
     _send_again(metadata, store, keys)
     head = metadata.head
     if head.seq:
@@ -39,10 +41,12 @@ def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> Head:
         try:
             found = segment.digest(store.get(key, size_max=SEGMENT_BYTES_MAX))
         except NotFound:
-            raise Invalid(_went_back(store, head, f"{key} is not there")) from None
-        if found != head.hash:
-            raise Invalid(_went_back(store, head, f"{key} has hash {found.hex()}"))
-    refuse_gap(store, head.seq)
+            if not _continued(store, head, keys):
+                raise Invalid(_went_back(store, head, f"{key} is not there")) from None
+        else:
+            if found != head.hash:
+                raise Invalid(_went_back(store, head, f"{key} has hash {found.hex()}"))
+    _refuse_if_pruned(store, head.seq)
     try:
         store.head(segment.object_key(head.seq + 1))
     except NotFound:
@@ -50,14 +54,22 @@ def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> Head:
     raise Superseded(fenced_by(store, head, keys))
 
 
-def refuse_gap(store: ObjectStore, seq: int) -> None:
-    """Corrupt when segment `seq` + 1 is missing though a later one is there."""
-    after = next(store.list("log/", start_after=segment.object_key(seq)), None)
-    if after is not None and after.key > segment.object_key(seq + 1):
-        raise Corrupt(
-            f"log segment {segment.object_key(seq + 1)} is missing from {store.url}, though {after.key} is "
-            "there; restore it from another copy of the store"
-        )
+def _refuse_if_pruned(store: ObjectStore, seq: int) -> None:
+    """Superseded when the log went on so far that what follows `seq` is gone; Corrupt for other gaps."""
+    try:
+        refuse_gap(store, seq)
+    except Pruned as error:
+        raise Superseded(str(error)) from None
+
+
+def _continued(store: ObjectStore, head: Head, keys: VolumeKeys) -> bool:
+    """Whether the segment after `head`, which a takeover's always outlives, says that `head` was there."""
+    try:
+        data = store.get(segment.object_key(head.seq + 1), size_max=SEGMENT_BYTES_MAX)
+        segment.unseal(data, head, keys)
+    except (NotFound, Corrupt):
+        return False
+    return True
 
 
 def take_over(

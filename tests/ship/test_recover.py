@@ -10,7 +10,8 @@ from fusegw.errors import Invalid, NotFound
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import LOGGED_TABLES, Head
 from fusegw.ship import segment
-from fusegw.ship.recover import LogReader, Recovered, Until, recover
+from fusegw.ship.chain import LogReader
+from fusegw.ship.recover import Recovered, Until, recover
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import KEYS, create, source, volume
 

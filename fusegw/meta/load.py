@@ -1,0 +1,153 @@
+"""Fills a new index from a dump, as fast as LMDB can: ascending rows are appended, in bounded transactions.
+
+The rows that a dump leaves out are made anew. They come in another order than their table's, so they are
+sorted in runs of bounded size; a table that fits into one run is appended like the others.
+
+For an index that nobody else uses and that is thrown away when the load does not come to its end. All calls
+of one load must come from one thread.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+from fusegw.errors import Corrupt
+from fusegw.meta.derived import chunk_id_row, position_row
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.records import decode_records
+from fusegw.meta.schema import (
+    CHUNK,
+    CHUNK_ID,
+    DIRENT,
+    LOCAL,
+    LOCAL_HEAD,
+    LOGGED_TABLES,
+    POSITION,
+    Head,
+    encode_head,
+)
+
+TRANSACTION_BYTES = 32 << 20
+"""Rows written at which a transaction is committed."""
+RUN_BYTES = 64 << 20
+"""Memory for the rows of one run."""
+_OBJECT_BYTES = 41
+"""What Python adds to a byte string in a list."""
+_DERIVED_KEY_SIZE = 16
+
+
+class Load:
+    """One load into an empty index: `add` all parts, then `finish`; or `abandon`."""
+
+    def __init__(self, metadata: Metadata, *, run_bytes: int = RUN_BYTES) -> None:
+        self._metadata = metadata
+        self._run_bytes = run_bytes
+        self._transaction: Any = None
+        self._written = 0
+        self._positions: list[bytes] = []
+        self._positions_bytes = 0
+        self._chunk_ids: list[bytes] = []
+        self._exceptions: list[bytes] = []
+        self._tables = {table.code: table for table in LOGGED_TABLES}
+
+    def add(self, records: bytes, what: str) -> None:
+        """The next part. Corrupt, naming `what`; then `abandon`."""
+        rows: list[tuple[bytes, bytes]] = []
+        code = 0
+        for found, key, value in decode_records(records, what):
+            if value is None:
+                if found != CHUNK_ID.code:
+                    raise Corrupt(f"{what} has a deleted row of table {self._tables[found].name!r}")
+                self._exceptions.append(key)
+                continue
+            if found != code:
+                self._append(code, rows, what)
+                code, rows = found, []
+            rows.append((key, value))
+        self._append(code, rows, what)
+        if self._written >= TRANSACTION_BYTES:
+            self._commit()
+
+    def finish(self, head: Head) -> dict[str, int]:
+        """Everything durable; the index is at `head`. How many rows each table has."""
+        self._flush_positions()
+        self._flush_chunk_ids()
+        transaction = self._begun()
+        database = self._metadata.databases[CHUNK_ID.name]
+        for key in self._exceptions:
+            transaction.delete(key, db=database)
+        stored = LOCAL.encode(LOCAL_HEAD, encode_head(head))
+        transaction.put(LOCAL_HEAD, stored, db=self._metadata.databases[LOCAL.name])
+        databases = self._metadata.databases
+        counts = {
+            table.name: transaction.stat(db=databases[table.name])["entries"] for table in LOGGED_TABLES
+        }
+        self._commit()
+        return counts
+
+    def abandon(self) -> None:
+        """End the open transaction; the index is of no use."""
+        if self._transaction is not None:
+            self._transaction.abort()
+            self._transaction = None
+
+    def _append(self, code: int, rows: list[tuple[bytes, bytes]], what: str) -> None:
+        if not rows:
+            return
+        table = self._tables[code]
+        if table is POSITION or table is CHUNK_ID:
+            raise Corrupt(f"{what} has rows of table {table.name!r}, which follow from others")
+        with self._begun().cursor(db=self._metadata.databases[table.name]) as cursor:
+            _, added = cursor.putmulti(rows, append=True)
+        if added != len(rows):
+            raise Corrupt(f"{what} has rows of table {table.name!r} that do not ascend")
+        self._written += sum([len(key) + len(value) for key, value in rows])
+        if table is DIRENT:
+            self._derive_positions(rows)
+        elif table is CHUNK:
+            self._derive_chunk_ids(rows)
+
+    def _derive_positions(self, rows: list[tuple[bytes, bytes]]) -> None:
+        for row in rows:
+            joined = b"".join(position_row(*row))
+            self._positions.append(joined)
+            self._positions_bytes += len(joined) + _OBJECT_BYTES
+        if self._positions_bytes >= self._run_bytes:
+            self._flush_positions()
+
+    def _derive_chunk_ids(self, rows: list[tuple[bytes, bytes]]) -> None:
+        self._chunk_ids += [b"".join(chunk_id_row(*row)) for row in rows]
+        if len(self._chunk_ids) * (_DERIVED_KEY_SIZE + 12 + _OBJECT_BYTES) >= self._run_bytes:
+            self._flush_chunk_ids()
+
+    def _flush_positions(self) -> None:
+        self._put_run(POSITION.name, self._positions)
+        self._positions, self._positions_bytes = [], 0
+
+    def _flush_chunk_ids(self) -> None:
+        self._put_run(CHUNK_ID.name, self._chunk_ids)
+        self._chunk_ids = []
+
+    def _put_run(self, table: str, joined: list[bytes]) -> None:
+        """Rows in key order; of several with one key the last in byte order stays, the newest chunk."""
+        joined.sort()
+        size = _DERIVED_KEY_SIZE
+        for start in range(0, len(joined), 10_000):
+            rows = [(row[:size], row[size:]) for row in joined[start : start + 10_000]]
+            with self._begun().cursor(db=self._metadata.databases[table]) as cursor:
+                past_end = not cursor.last() or cursor.key() < rows[0][0]
+                ascending = past_end and all(left[0] < right[0] for left, right in pairwise(rows))
+                cursor.putmulti(rows, append=ascending)
+            self._written += sum([len(row) for row in joined[start : start + 10_000]])
+            if self._written >= TRANSACTION_BYTES:
+                self._commit()
+
+    def _begun(self) -> Any:
+        if self._transaction is None:
+            self._transaction = self._metadata.begin()
+        return self._transaction
+
+    def _commit(self) -> None:
+        if self._transaction is not None:
+            self._transaction.commit()
+            self._transaction = None
+        self._written = 0

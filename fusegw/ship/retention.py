@@ -1,0 +1,132 @@
+"""Which checkpoints and segments stay in the store, and taking the others away.
+
+Kept are all checkpoints of the retention time and the newest one before it, so that every position of that
+time can be recovered, and never fewer than the newest two that count. Segments go, in ascending order, only
+below the oldest kept checkpoint, and only once there are two; a takeover segment never goes, nor does the
+segment of a kept position. So a writer that was taken over finds its next slot taken, for ever.
+
+Order and crashes: of a checkpoint the manifest goes first, so what a crash leaves counts for nothing;
+segments go after the checkpoints that needed them. Folders that never got a manifest go when a newer
+checkpoint counts; those that another gateway may be writing lie above every position this one has shipped.
+"""
+
+import logging
+from collections.abc import Callable
+
+from fusegw.errors import Corrupt, Fenced, NotFound, UnknownFormat
+from fusegw.keys.hierarchy import VolumeKeys
+from fusegw.meta.schema import Head
+from fusegw.ship import checkpoint, segment
+from fusegw.ship.checkpoint import MANIFEST
+from fusegw.ship.checkpoints import Folder, Written, examine, folders
+from fusegw.ship.segment import CHANGES, SEGMENT_BYTES_MAX, TAKEOVER
+from fusegw.store.base import DELETE_BATCH_MAX, ObjectStore
+
+log = logging.getLogger(__name__)
+KEPT_MIN = 2
+"""Checkpoints that stay whatever their age; the log is not pruned before there are as many."""
+
+
+class Retention:
+    """Passes over one volume's store in one reign. Blocking; one thread at a time."""
+
+    def __init__(self, store: ObjectStore, keys: VolumeKeys, *, began: int, retention_s: float) -> None:
+        """`began` is the takeover segment of this reign: what follows it are this gateway's changes."""
+        self._store = store
+        self._keys = keys
+        self._began = began
+        self._retention_s = retention_s
+        self._stay: set[int] = {began}
+        """Segments that are takeovers, or of which that cannot be told."""
+
+    def sweep(self, newest: Written, now_ns: int, still_ours: Callable[[], None]) -> None:
+        """After `newest` was written: take away what is not kept. `still_ours` raises when this gateway must
+        not change the store any more; it is asked before each deletion."""
+        there = [folder for folder in folders(self._store) if folder.name.seq <= newest.name.seq]
+        counting = [(folder, written) for folder in there if (written := self._examined(folder)) is not None]
+        kept = _kept([written for _, written in counting], now_ns - int(self._retention_s * 1e9))
+        oldest = kept[-1].name
+        stays = {written.name for written in kept}
+        counts = {folder.name for folder, _ in counting}
+        for folder in reversed(there):
+            if folder.name in stays:
+                continue
+            # One that does not count, but may tell of something, stays as long as its neighbours.
+            if folder.name in counts or not folder.finished or folder.name < oldest:
+                self._delete(folder, still_ours)
+        if len(kept) >= KEPT_MIN:
+            self._prune(oldest.seq, still_ours)
+
+    def _examined(self, folder: Folder) -> Written | None:
+        if not folder.finished:
+            return None
+        try:
+            return examine(self._store, self._keys, folder)
+        except (Corrupt, UnknownFormat) as error:
+            log.warning("a checkpoint does not count: %s", error)
+            return None
+
+    def _delete(self, folder: Folder, still_ours: Callable[[], None]) -> None:
+        still_ours()
+        log.info("taking checkpoint %s away", folder.name)
+        if folder.finished:
+            self._store.delete([checkpoint.object_key(folder.name, MANIFEST)])
+        parts = sorted(number for number in folder.sizes if number != MANIFEST)
+        self._store.delete([checkpoint.object_key(folder.name, number) for number in parts])
+
+    def _prune(self, below: int, still_ours: Callable[[], None]) -> None:
+        """Take the segments below `below` away that are no takeovers."""
+        batch: list[str] = []
+        for entry in self._store.list("log/"):
+            seq = segment.number_of(entry.key)
+            if seq is None:
+                continue
+            if seq >= below:
+                break
+            if self._may_go(seq):
+                batch.append(entry.key)
+            if len(batch) == DELETE_BATCH_MAX:
+                still_ours()
+                self._store.delete(batch)
+                batch = []
+        if batch:
+            still_ours()
+            self._store.delete(batch)
+
+    def _may_go(self, seq: int) -> bool:
+        if seq in self._stay:
+            return False
+        if seq > self._began:
+            return True
+        try:
+            data = self._store.get(segment.object_key(seq), size_max=SEGMENT_BYTES_MAX)
+            found, _ = segment.opened(data, seq, self._keys)
+        except NotFound:
+            return False
+        except (Corrupt, UnknownFormat):
+            self._stay.add(seq)
+            return False
+        if found.kind == CHANGES:
+            return True
+        self._stay.add(seq)
+        return False
+
+
+def refuse_once_fenced(store: ObjectStore, keys: VolumeKeys, head: Head) -> None:
+    """Blocking: Fenced when the log goes on after `head` in another epoch than its own."""
+    seq = head.seq + 1
+    while True:
+        try:
+            data = store.get(segment.object_key(seq), size_max=SEGMENT_BYTES_MAX)
+        except NotFound:
+            return
+        found, _ = segment.opened(data, seq, keys)
+        if found.kind == TAKEOVER or found.epoch != head.epoch:
+            raise Fenced(f"{found.writer or 'another gateway'} took the volume over (epoch {found.epoch})")
+        seq += 1
+
+
+def _kept(counting: list[Written], limit_ns: int) -> list[Written]:
+    """Of the checkpoints that count, newest first, those that stay."""
+    young = sum(written.manifest.time_ns >= limit_ns for written in counting)
+    return counting[: max(KEPT_MIN, young + 1)]
