@@ -17,7 +17,16 @@ from fusegw.config import VolumePaths
 from fusegw.daemon.lock import busy, present_holder, volume_lock
 from fusegw.daemon.process import harden
 from fusegw.errors import Corrupt, Invalid, NotFound
-from fusegw.salvage.run import REPORT, SourceReport, discard, look, salvage, set_aside, sources_of
+from fusegw.salvage.run import (
+    REPORT,
+    SourceReport,
+    discard,
+    discard_rests,
+    look,
+    salvage,
+    set_aside,
+    sources_of,
+)
 
 _SHOWN_MAX = 50
 
@@ -55,9 +64,12 @@ def salvage_command(
     _check_options(only_list=only_list, discarding=discarding, yes=yes, as_json=as_json)
     paths, volume_id = site.paths(name), bytes.fromhex(site.registry.get(name).volume_id)
     with ExitStack() as stack:
-        sources = _sources(stack, paths, source)
-        if directory is None:
-            _show(name, look(sources, volume_id, SystemClock()), as_json)
+        locked = present_holder(paths) is None
+        if locked:
+            stack.enter_context(volume_lock(paths))
+        sources = _sources(paths, source, locked=locked)
+        if directory is None or not sources:
+            _show(name, look(sources, volume_id, SystemClock()), as_json, locked=locked)
             return
         harden()
         files = SecretFiles(passphrase_file, key_file)
@@ -73,10 +85,10 @@ def salvage_command(
                 clock=SystemClock(),
                 on_progress=lambda done, total: show(done, total, f"{done:,} of {total:,} files"),
             )
-        _show(name, found, as_json)
+        _show(name, found, as_json, locked=locked)
         _complain(found, directory)
         if discarding:
-            _discard(paths, sources, yes=yes)
+            _discard(paths, sources, yes=yes, locked=locked)
 
 
 def _name_and_directory(site: Site, places: Sequence[str], *, only_list: bool) -> tuple[str, Path | None]:
@@ -94,36 +106,30 @@ def _check_options(*, only_list: bool, discarding: bool, yes: bool, as_json: boo
         raise Invalid("--discard asks first: give --yes too, or run this on a terminal without --json")
 
 
-def _sources(stack: ExitStack, paths: VolumePaths, wanted: str | None) -> list[Path]:
-    """What can be salvaged now; holds the volume if nobody else does, so that its index is among it."""
-    holder = present_holder(paths)
-    if holder is None:
-        stack.enter_context(volume_lock(paths))
-        sources = sources_of(paths, SystemClock())
-    else:
-        sources = set_aside(paths)
-    if wanted is not None:
-        chosen = [source for source in sources if source.name == wanted.rstrip("/").rpartition("/")[2]]
-        if not chosen and holder is not None and not wanted.startswith("unsent-"):
-            raise busy(paths, holder)
-        if not chosen:
-            names = ", ".join(source.name for source in sources) or "none"
-            raise NotFound(
-                f"volume {paths.name!r} has no source {wanted!r} to salvage from; there are: {names}"
-            )
-        return chosen
-    if not sources and holder is not None:
-        raise busy(paths, holder)
-    return sources
+def _sources(paths: VolumePaths, wanted: str | None, *, locked: bool) -> list[Path]:
+    """What can be salvaged now; the index in its place only while nobody else has the volume."""
+    sources = sources_of(paths, SystemClock()) if locked else set_aside(paths)
+    if wanted is None:
+        return sources
+    name = wanted.rstrip("/").rpartition("/")[2]
+    chosen = [source for source in sources if source.name == name]
+    if not chosen and name == paths.meta_dir.name and not locked:
+        raise busy(paths, present_holder(paths))
+    if not chosen:
+        names = ", ".join(source.name for source in sources) or "none"
+        raise NotFound(f"volume {paths.name!r} has no source {wanted!r} to salvage from; there are: {names}")
+    return chosen
 
 
-def _show(name: str, found: list[SourceReport], as_json: bool) -> None:
+def _show(name: str, found: list[SourceReport], as_json: bool, *, locked: bool) -> None:
     if as_json:
         sources = [msgspec.to_builtins(one) | {"whole": one.whole} for one in found]
         output.print_json({"volume": name, "sources": sources})
         return
-    if not found:
+    if not found and locked:
         print(f"volume {name}: everything acknowledged here reached the store, nothing to salvage")
+    elif not found:
+        print(f"volume {name}: nothing was set aside; what its gateway holds comes out once it is unmounted")
     for one in found:
         output.print_pairs(f"{one.source} of volume {name}", _lines(one))
         output.print_table(("path", "changed", "state"), _rows(one))
@@ -164,9 +170,11 @@ def _complain(found: list[SourceReport], directory: Path) -> None:
     )
 
 
-def _discard(paths: VolumePaths, sources: Sequence[Path], *, yes: bool) -> None:
+def _discard(paths: VolumePaths, sources: Sequence[Path], *, yes: bool, locked: bool) -> None:
     for source in sources:
         if source == paths.meta_dir:
             output.remark(f"{source} stays: the next mount sends what it holds, or sets it aside")
         elif yes or click.confirm(f"Remove {source}?", err=True):
             discard(source)
+    if locked:
+        discard_rests(paths, SystemClock())

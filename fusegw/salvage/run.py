@@ -117,6 +117,16 @@ def discard(source: Path) -> None:
         shutil.rmtree(place)
 
 
+def discard_rests(paths: VolumePaths, clock: Clock) -> None:
+    """Remove packs that a mount which was cut off had set aside, once nothing is left that could need them.
+
+    The caller has locked the volume, so no mount is at it now.
+    """
+    if not sources_of(paths, clock):
+        for place in paths.unsent_dirs():
+            shutil.rmtree(place)
+
+
 def look(sources: Sequence[Path], volume_id: bytes, clock: Clock) -> list[SourceReport]:
     """What there is to salvage, as the indexes say. Blocking; needs no key."""
     found = []

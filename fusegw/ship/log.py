@@ -314,7 +314,7 @@ def fenced_by(store: ObjectStore, after: Head, keys: VolumeKeys) -> str:
     if other.kind == segment.TAKEOVER:
         return (
             f"{other.writer} took the volume over (epoch {other.epoch}, {key}); what is not in the store yet "
-            "is kept on this host"
+            "is kept on this host, for fusegw salvage"
         )
     return f"slot {key} of the log is taken by another writer of epoch {other.epoch}; use one gateway only"
 

@@ -1,6 +1,7 @@
 """What a fenced gateway holds comes out exactly; what cannot come out is named."""
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from fusegw.errors import Exists
 from fusegw.index import Source
 from fusegw.meta.schema import ROOT_INODE
 from fusegw.packs.format import RECORD_OVERHEAD
-from fusegw.salvage.run import SourceReport, discard, look, salvage, sources_of
+from fusegw.salvage.run import SourceReport, discard, discard_rests, look, salvage, sources_of
 from fusegw.store.base import ObjectStore
 from fusegw.store.faulty import FaultyStore
 from fusegw.store.memory import MemoryStore
@@ -212,6 +213,42 @@ async def test_a_damaged_pack_makes_its_files_incomplete_and_no_others(tmp_path:
     assert broken.missing_bytes == 50_000 and pack.name in broken.missing[0].reason
     assert tree(bench.out / found.source) == {"two": content(11, 50_000)}
     assert tree(bench.out / f"{found.source}.incomplete") == {"one": bytes(50_000)}
+
+
+async def test_a_mount_cut_off_while_it_sets_aside_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packs are moved before the index: a crash in between leaves a place where the next one goes on."""
+    bench = Bench(tmp_path)
+    await bench.fenced(late_and_early)
+    rename = Path.rename
+
+    def crash(path: Path, target: Path) -> Path:
+        if path.name == "meta":
+            raise RuntimeError("power loss")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(RuntimeError, match="power loss"):
+            await bench.remount()
+    (half,) = bench.paths.unsent_dirs()
+    assert not (half / "meta").exists() and any(half.iterdir())
+    await bench.remount()
+    found = bench.salvage()
+    assert found.whole
+    assert tree(bench.out / found.source) == {"one": content(10, 50_000), "two": content(11, 50_000)}
+    discard_rests(bench.paths, SystemClock())
+    assert half.exists(), "it is needed"
+    # The control: without what the first attempt moved, the files do not come out.
+    shutil.rmtree(half)
+    shutil.rmtree(bench.out)
+    assert not bench.salvage().whole
+    half.mkdir()
+    (whole,) = sources_of(bench.paths, SystemClock())
+    discard(whole)
+    discard_rests(bench.paths, SystemClock())
+    assert bench.paths.unsent_dirs() == []
 
 
 async def test_without_the_store_what_is_here_comes_out(tmp_path: Path) -> None:
