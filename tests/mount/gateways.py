@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fusegw.config import VolumePaths
+from fusegw.control.client import ControlClient
 from fusegw.daemon import mountpoint
 from fusegw.daemon.lock import present_holder
 
@@ -27,7 +29,9 @@ class Gateway:
     """One volume below `base`. `root` is where it is mounted; nothing is started before `mount`.
 
     `module` is what runs as `fusegw`, `environment` what it finds in its environment besides the usual, and
-    `location` the options of `init` that say where the store is (default: the directory `store`).
+    `location` the options of `init` that say where the store is (default: the directory `store`). With
+    `volume_of` there is no `init`: it is the volume of that gateway, on a host that knows no more of it than
+    its address.
     """
 
     def __init__(
@@ -37,12 +41,13 @@ class Gateway:
         module: str = "fusegw.cli.main",
         location: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        volume_of: "Gateway | None" = None,
     ) -> None:
         self._module = module
-        self._environment = dict(environment or {})
+        self._environment = (volume_of._environment if volume_of else {}) | dict(environment or {})
         self.base = base
         self.root = base / "mnt"
-        self.store = base / "store"
+        self.store = volume_of.store if volume_of else base / "store"
         self.state = base / "state"
         self.cache = base / "cache"
         self._pids: set[int] = set()
@@ -53,6 +58,10 @@ class Gateway:
         self._passphrase_file.write_text(PASSPHRASE)
         self._passphrase_file.chmod(0o600)
         self.root.mkdir()
+        if volume_of is not None:
+            self.state.mkdir(mode=0o700)
+            shutil.copy(volume_of.state / "registry.json", self.state)
+            return
         self.store.mkdir()
         recovery = ("--recovery-key-file", base / "recovery")
         self.command("init", NAME, *(location or ("--store", f"file://{self.store}")), *recovery, *CHEAP)
@@ -101,6 +110,14 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.command("status", NAME, "--json"))
         return report
+
+    def control(self) -> ControlClient:
+        """Asks the running gateway without the cost of a command."""
+        return ControlClient(VolumePaths(self.state, NAME).socket_file, timeout_s=COMMAND_TIMEOUT_S)
+
+    def barrier(self) -> None:
+        """As `fusegw sync --wait`."""
+        self.control().sync(wait=True, on_progress=lambda progress: None)
 
     def cache_stats(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.command("cache", "stats", NAME, "--json"))

@@ -125,6 +125,7 @@ def test_a_few_races(base: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_a_thousand_races(base: Path) -> None:
     tell(races(base, range(SEED + 1000, SEED + 2000)))
 
@@ -197,6 +198,7 @@ async def real_race(directory: Path, seed: int, store: ObjectStore) -> list[Writ
 
 @pytest.mark.soak
 @pytest.mark.rgw
+@pytest.mark.timeout(3600)
 async def test_a_hundred_races_on_a_real_store(base: Path, rgw_server: RgwServer) -> None:
     all_writers = []
     for seed in range(SEED, SEED + 100):
