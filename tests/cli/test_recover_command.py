@@ -1,9 +1,12 @@
 """`fusegw recover` and `fusegw anchor`: a bare host gets the gateway back, or goes on knowing nothing."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,6 +22,8 @@ from fusegw.keys.volume import open_volume
 from fusegw.meta.schema import LOGGED_TABLES
 from fusegw.registry import Registry
 from fusegw.store import open_store
+from fusegw.store.base import ObjectStore
+from fusegw.store.faulty import Fault, FaultyStore
 from fusegw.store.options import StoreOptions
 from tests.cli.hosts import PASSPHRASE, Done, Host
 from tests.faults.support import TUNING, content, create, write_file
@@ -297,6 +302,42 @@ def test_killed_at_any_step_it_is_finished_by_the_next(site: Site, step: str) ->
     assert site.rows() == before
     left = {path.name for path in site.host.paths().volume_dir.iterdir()}
     assert left == {"lock", "meta"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(Fault.RESET, 4), (Fault.DENIED, 5), (Fault.LOST_REPLY, 4)], ids=lambda one: str(one)
+)
+def test_whatever_request_fails_nothing_is_left_and_the_next_finishes_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch, fault: Fault, code: int
+) -> None:
+    before = site.serve(b"one")
+    stored = site.host.tree(site.host.store)
+    for number in range(100):
+        plan = iter([None] * number + [fault])
+
+        def faulty(options: StoreOptions, plan: Iterator[Fault | None] = plan, **how: Any) -> ObjectStore:
+            inner = open_store(options, clock=how["clock"], entropy=how["entropy"])
+            return FaultyStore(inner, plan=plan)
+
+        monkeypatch.setattr("fusegw.recovery.open_store", faulty)
+        done = site.recover("tank", "--json")
+        if list(plan):
+            break  # It needs no more requests than that.
+        now = site.host.tree(site.host.store)
+        assert {key: now.get(key) for key in stored} == stored
+        if done.code == 0:
+            shutil.rmtree(site.host.state)  # That request was made again.
+        else:
+            assert_refused(site, done, code, fault.value)
+            assert not (site.host.state / "volumes").exists()
+            assert site.host.run("ls-volumes", "--json").json() == {"volumes": []}
+        if number % 3:
+            # Mostly from the beginning: each takeover makes the log, and what is to be read, longer.
+            for key in now.keys() - stored.keys():
+                Path(key).unlink()
+    assert done.code == 0, done
+    assert 8 < number < 99
+    assert site.rows() == before
 
 
 @pytest.mark.parametrize("by", ["segment", "time", "local time"])
