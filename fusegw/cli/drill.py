@@ -147,6 +147,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     for one in report.damage:
         needed = f"; needed by {', '.join(one.files)}" if one.files else ""
         yield one.object, one.problem + needed
+    for unused in report.checkpoints_unused:
+        yield "not used", unused
     if report.sealed_unix_s is not None:
         at = utc(round(report.sealed_unix_s * 1e9))
         yield "position", f"segment {report.segment:,}, epoch {report.epoch}, of {at}"

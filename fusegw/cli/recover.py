@@ -193,34 +193,17 @@ def _next(name: str, restored: Restored) -> str:
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
     """Segments, bytes and rate on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[read]}"),
-        TimeElapsedColumn(),
-    )
     clock = SystemClock()
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        begun = clock.monotonic()
-        task = bar.add_task(f"recovering {name}", total=None, read="")
+    begun = clock.monotonic()
+    with output.bar(f"recovering {name}") as update:
 
         def show(progress: Progress) -> None:
-            if progress.parts_total:
+            if progress.parts < progress.parts_total:
                 read = f"checkpoint, part {progress.parts:,} of {progress.parts_total:,}"
-                bar.update(task, completed=progress.parts, total=progress.parts_total, read=read)
+                update(progress.parts, progress.parts_total, read)
                 return
             rate = progress.nbytes / max(clock.monotonic() - begun, 0.1)
-            bar.update(
-                task,
-                total=None,
-                read=f"{progress.segments:,} segments, {output.size(progress.nbytes)}, {output.size(rate)}/s",
-            )
+            read = f"{progress.segments:,} segments, {output.size(progress.nbytes)}, {output.size(rate)}/s"
+            update(0, None, read)
 
         yield show

@@ -24,6 +24,9 @@ from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import LOG_TAIL, STATE, STATE_STORED, Head
 from fusegw.meta.view import View
+from fusegw.ship import checkpoint
+from fusegw.ship.checkpoint import MANIFEST
+from fusegw.ship.checkpoints import folders
 from fusegw.ship.recover import Progress, Recovered, recover
 from fusegw.ship.segment import object_key
 from fusegw.store.base import ObjectStore
@@ -32,8 +35,8 @@ from fusegw.vfs.paths import Paths
 
 PATHS_MAX = 20
 """Files that are named for one object."""
-LOG, CHECKPOINTS = "log", "checkpoints"
-"""Stand for objects that the problem names."""
+LOG = "log"
+"""Stands for an object that the problem names."""
 
 OnProgress = Callable[[str, float, float | None], None]
 """Gets what is being done, how much of it, and how much there is (None: not known)."""
@@ -53,8 +56,8 @@ class Damage(msgspec.Struct, frozen=True):
     """One object that is not as it must be."""
 
     object: str
-    """Its key; "index" for what the recovered metadata itself says; "log" and "checkpoints" where the
-    problem names the object."""
+    """Its key; a checkpoint's folder; "index" for what the recovered metadata itself says; "log"
+    where the problem names the object."""
     problem: str
     files: list[str]
     """Paths that need it, as far as they are listed."""
@@ -75,6 +78,8 @@ class Report(msgspec.Struct, kw_only=True):
     sealed_unix_s: float | None = None
     checkpoint: int | None = None
     """Position of the checkpoint that recovery began with; None: with the first segment."""
+    checkpoints_unused: list[str] = []
+    """Newer ones that do not count, and why: unfinished ones, for example one that is being written now."""
     rpo_s: float | None = None
     """Age of the oldest change that would have been lost, had this host been lost when the drill began."""
     rpo_by: Literal["gateway", "index", "store"] = "store"
@@ -171,13 +176,18 @@ def _recover(
     """None when it cannot be done, for a reason that is damage."""
 
     def show(progress: Progress) -> None:
-        on_progress("recovering the index", progress.nbytes, None)
+        if progress.parts < progress.parts_total:
+            on_progress("loading the checkpoint", progress.parts, progress.parts_total)
+        else:
+            on_progress("reading the log", progress.segments, None)
 
     anchor = None if drill.held is None else drill.held.head
+    store = ReadOnlyStore(drill.store)
+    finished = _finished(store)
     try:
         recovered = recover(
             index,
-            ReadOnlyStore(drill.store),
+            store,
             drill.keys,
             metadata_limit_bytes=drill.metadata_limit_bytes,
             clock=drill.clock,
@@ -192,18 +202,34 @@ def _recover(
     except (Corrupt, NotFound) as error:
         damages.of(LOG, str(error))
         return None
-    for problem in recovered.skipped:
-        damages.of(CHECKPOINTS, problem)
+    _judge_checkpoints(finished & _finished(store), recovered, report, damages)
     report.rto_index_s = drill.clock.monotonic() - drill.begun
     report.segment, report.epoch = recovered.head.seq, recovered.head.epoch
     report.sealed_unix_s = recovered.time_ns / 1e9
     report.checkpoint = recovered.checkpoint
-    report.recovery_bytes = recovered.nbytes
+    report.recovery_bytes = recovered.nbytes + recovered.checkpoint_bytes
     if drill.held is None:
         report.rpo_s = max(0.0, (drill.clock.time_ns() - recovered.time_ns) / 1e9)
     else:
         report.rpo_by, report.rpo_s = drill.held.by, drill.held.oldest_unshipped_s or 0.0
     return recovered
+
+
+def _finished(store: ObjectStore) -> set[str]:
+    """Where the finished checkpoints lie."""
+    keys = [checkpoint.object_key(folder.name, MANIFEST) for folder in folders(store) if folder.finished]
+    return {key.rpartition("/")[0] + "/" for key in keys}
+
+
+def _judge_checkpoints(finished: set[str], recovered: Recovered, report: Report, damages: Damages) -> None:
+    """One that was not used is damaged if it was finished all the while; the gateway may just be writing it,
+    or be removing it."""
+    for problem in recovered.skipped:
+        place = next((place for place in finished if place in problem), None)
+        if place is None:
+            report.checkpoints_unused.append(problem)
+        else:
+            damages.of(place, problem)
 
 
 def _check_data(drill: Drill, view: View, report: Report, damages: Damages, on_progress: OnProgress) -> None:

@@ -12,12 +12,14 @@ from fusegw.drill.sample import EVERYTHING, Size
 from fusegw.errors import Denied, Unavailable
 from fusegw.meta.schema import ROOT_INODE, Head
 from fusegw.packs.format import HEADER_SIZE
+from fusegw.ship import checkpoint
 from fusegw.ship.recover import recover
 from fusegw.store.base import ObjectStore
 from fusegw.store.faulty import FaultyStore
 from fusegw.store.memory import MemoryStore
 from fusegw.store.readonly import ReadOnlyStore
 from tests.faults.support import KEYS, ROOT_USER, content, source, volume, write_file
+from tests.ship.test_checkpoint import checkpointed
 
 FILES = 12
 
@@ -144,6 +146,28 @@ async def test_a_log_without_its_end_is_no_newest_position(stored: Stored) -> No
     assert damage.object == last and "set back" in damage.problem
     stored.head = None
     assert stored.drill().whole, "the control: nobody knows of a later one"
+
+
+async def test_a_damaged_checkpoint_is_named_though_recovery_does_without_it(
+    stored: Stored, tmp_path: Path
+) -> None:
+    async with volume(source(tmp_path / "host", stored.store)) as runtime:
+        await runtime.volume.barrier()
+        written = checkpointed(runtime, stored.store)
+        stored.head = runtime.log.head
+    report = stored.drill()
+    assert report.whole and report.checkpoint == written.name.seq
+    part = checkpoint.object_key(written.name, 1)
+    data = stored.objects()[part]
+    stored.put(part, data[:-1])
+    damage = only(stored.drill())
+    assert part in damage.problem and part.startswith(damage.object)
+    # One without a manifest may be one that is being written: said, and no damage.
+    stored.store.delete([checkpoint.object_key(written.name, checkpoint.MANIFEST)])
+    report = stored.drill()
+    assert report.whole and report.checkpoint is None
+    (unused,) = report.checkpoints_unused
+    assert "never finished" in unused
 
 
 async def test_a_store_without_a_log_is_damage(stored: Stored) -> None:
