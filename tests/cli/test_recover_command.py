@@ -150,6 +150,20 @@ def test_people_are_told_where_they_are_and_what_comes_next(site: Site) -> None:
     assert done.out.endswith("\nNext: fusegw mount tank /srv/tank\n")
 
 
+def test_with_a_mount_point_it_is_mounted_and_nobody_is_asked_for_the_secret_twice(site: Site) -> None:
+    site.serve(b"one")
+    host = site.host
+    arguments = ("recover", "tank", "--store", site.url, "--mount", host.mountpoint, "--json")
+    # From the environment it can be read only once.
+    done = host.spawn(*arguments, FUSEGW_PASSPHRASE=PASSPHRASE, FUSEGW_PASSPHRASE_FILE="")
+    assert done.code == 0, done
+    assert done.json()["writer_epoch"] == 2
+    settings = host.settings()
+    assert (settings["volume"], settings["volume_number"], settings["read_only"]) == ("tank", 5, False)
+    assert settings["allow_other"] is False and settings["tuning"]["ship_interval_s"] == 2.5  # type: ignore[index]
+    assert host.run("umount", "tank").code == 0
+
+
 def test_the_recovery_key_opens_it_too(site: Site) -> None:
     site.serve(b"one")
     key = site.host.base / "recovery-tank"
