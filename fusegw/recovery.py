@@ -130,6 +130,10 @@ class _Recovering:
             known = self._registry.volumes()
             _refuse_if_known(self._wanted, self._opened.header, known)
             found = self._build(on_progress)
+            if self._wanted.anchor is not None and not found.anchor_checked:
+                self._remarks.append(
+                    "the anchor is older than what the store still holds of the log: it could not be checked"
+                )
             metadata = self._metadata(self._place)
             try:
                 files, nbytes = metadata.number(STATE_FILES), metadata.number(STATE_BYTES)
@@ -178,7 +182,7 @@ class _Recovering:
             if number is not None and number != reservation.number:
                 self._remarks.append(
                     f"its number was {number}, which another volume has on this host: it gets "
-                    f"{reservation.number}, and clients of NFS must mount it again"
+                    f"{reservation.number}, and its inode numbers are others than before"
                 )
             store = self._store_options(identity)
             head = found.head

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 
+import fusegw.recovery
 from fusegw.assembly import Runtime, running_volume
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import Tuning
@@ -21,6 +22,7 @@ from fusegw.keys.secret import Secret
 from fusegw.keys.volume import open_volume
 from fusegw.meta.schema import LOGGED_TABLES
 from fusegw.registry import Registry
+from fusegw.ship.recover import Recovered
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.faulty import Fault, FaultyStore
@@ -419,6 +421,20 @@ def test_an_anchor_in_the_history_is_confirmed(site: Site) -> None:
     site.serve(b"two")
     done = site.recover("tank", "--anchor", report["anchor"], "--json")
     assert done.code == 0 and done.json()["anchor_checked"] is True, done
+
+
+def test_an_anchor_that_is_too_old_to_be_checked_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.serve(b"one")
+    report = site.recover("old", "--at", "2", "--json").json()
+    real = fusegw.recovery.recover
+
+    def pruned(*places: Any, **how: Any) -> Recovered:
+        return msgspec.structs.replace(real(*places, **how), anchor_checked=False)
+
+    monkeypatch.setattr(fusegw.recovery, "recover", pruned)
+    done = site.recover("tank", "--anchor", report["anchor"], "--json")
+    assert done.code == 0 and "it could not be checked" in done.err, done
+    assert done.json()["anchor_checked"] is False
 
 
 def test_an_anchor_needs_something_in_the_store(host: Host) -> None:
