@@ -21,12 +21,16 @@ def operations(default: int) -> int:
     return int(os.environ.get("FUSEGW_MODEL_OPERATIONS", default))
 
 
-@pytest.mark.parametrize("life", [["remount"], ["crash"], ["remount", "crash", "crash"]], ids="-".join)
+LIVES = [["remount"], ["crash"], ["remount", "crash", "crash"], ["loss", "crash", "loss"]]
+
+
+@pytest.mark.parametrize("life", LIVES, ids="-".join)
 def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
     world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
     world.run(operations(4_000), life)
     assert world.operations >= operations(4_000)
     assert world.recut_spans
+    assert world.checkpoints
 
 
 def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> None:
@@ -38,7 +42,8 @@ def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> Non
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_two_hundred_thousand_operations(tmp_path: Path) -> None:
-    World(tmp_path, MemoryStore(clock=SystemClock()), SEED).run(operations(200_000), ["remount", "crash"])
+    world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
+    world.run(operations(200_000), ["remount", "crash", "loss"])
 
 
 def test_a_lost_write_is_noticed(tmp_path: Path) -> None:

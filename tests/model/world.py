@@ -1,11 +1,14 @@
 """A running volume and the reference, fed with the same operations and compared.
 
 Time stands still but for the reference's `now`, so nothing commits, ships or reaps by timer: what is
-durable is what the last `sync` saved, and a crash must bring back exactly that.
+durable is what the last `sync` saved, and a crash must bring back exactly that; what is in the store is what
+the last `barrier` shipped, and the loss of the host must bring back exactly that, from checkpoints that are
+written all the time and a log that is pruned at once.
 """
 
 import math
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,14 @@ from tests.model.reference import Reference
 from tests.model.steps import outcome, random_step, resolve
 
 FILE_MAX = 1 << 20
-TUNING = Tuning(chunk_size_bytes=16 << 10, pack_size_bytes=1 << 20, codec_threads=2, commit_interval_s=60)
+TUNING = Tuning(
+    chunk_size_bytes=16 << 10,
+    pack_size_bytes=1 << 20,
+    codec_threads=2,
+    commit_interval_s=60,
+    checkpoint_log_size_bytes=4 << 10,
+    checkpoint_retention_s=0,
+)
 KEYS = VolumeKeys(b"model volume id!", {1: bytes(32)}, chunk_id_key=b"k" * 32, cutter_seed=0x1234567)
 
 
@@ -90,10 +100,14 @@ class World:
         self.clock = SteppedClock()
         self.reference = Reference(mode=0o755)
         self.durable = self.reference.copy()
+        self.stored: Reference | None = None
+        """What the last barrier shipped."""
         self.opened: set[int] = set()
         self.operations = 0
         self.log: list[str] = []
         self.recut_spans = 0
+        self.checkpoints = 0
+        """Lives that had one in the end."""
         self._pool = [self.random.randbytes(size) for size in (1, 100, 5000, 20_000, 70_000, 200_000)]
         self._source = Source(
             store=store,
@@ -109,7 +123,8 @@ class World:
         )
 
     def run(self, operations: int, life: list[str]) -> None:
-        """That many operations, in lives that end as `life` says in turn: "remount" or "crash"."""
+        """That many operations, in lives that end as `life` says in turn: "remount", "crash" or "loss" of
+        all that is on the host."""
         turn = 0
         while self.operations < operations:
             end = life[turn % len(life)]
@@ -132,12 +147,17 @@ class World:
                     self.operations += 1
                     await self._step(runtime, nursery)
                 await self.compare(runtime)
-                if end == "crash":
+                self.checkpoints += runtime.checkpointer.newest is not None
+                if end != "remount":
                     raise Crash
-                self.durable = self.reference.copy()
+                self.durable = self.stored = self.reference.copy()
         except* Crash:
             pass
         self.log.append(end)
+        if end == "loss" and self.stored is not None:
+            shutil.rmtree(self._source.meta_dir)
+            shutil.rmtree(self._source.cache_dir)
+            self.durable = self.stored
         self.reference = self.durable.copy()
         self.opened.clear()
 
@@ -256,7 +276,7 @@ class World:
             self.durable = self.reference.copy()
         elif choice < 0.6:
             await runtime.volume.barrier()
-            self.durable = self.reference.copy()
+            self.durable = self.stored = self.reference.copy()
         elif choice < 0.8:
             await runtime.volume.files.settle_all()
         else:
