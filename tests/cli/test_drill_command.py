@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.drill.place import private_directory
 from fusegw.drill.run import Drill, Report
-from tests.cli.hosts import Host
+from fusegw.store import open_store
+from tests.cli.hosts import CHEAP, Host
+from tests.plugins.s3servers import S3Server
 
 TREE = {f"dir{n % 3}/file{n}": os.urandom(20_000 + n) for n in range(30)}
 
@@ -89,6 +92,26 @@ def test_a_seed_that_is_given_is_reported_and_a_wrong_secret_is_refused(mounted:
     wrong = mounted.write(mounted.base / "wrong", "wrong")
     assert mounted.run("drill", "--passphrase-file", wrong).code == 6
     assert mounted.real("umount", "tank").code == 0
+
+
+@pytest.mark.mount
+def test_a_drill_from_s3(host: Host, moto_server: S3Server) -> None:
+    options = moto_server.options()
+    where = ("--store", options.url, "--endpoint-url", moto_server.endpoint_url, "--region", "us-east-1")
+    assert host.run("init", "tank", *where, "--recovery-key-file", host.recovery, *CHEAP).code == 0
+    keys = {"AWS_ACCESS_KEY_ID": moto_server.access_key, "AWS_SECRET_ACCESS_KEY": moto_server.secret_key}
+    assert host.real("mount", "tank", host.mountpoint, "--cache-size", "128M", **keys).code == 0
+    (host.mountpoint / "file").write_bytes(os.urandom(3 << 20))
+    assert host.run("sync", "--wait").code == 0
+    done = host.real("drill", "--all", "--json", **keys)
+    assert done.code == 0 and done.json()["bytes_checked"] == 3 << 20, done
+    store = open_store(options, clock=SystemClock(), entropy=SystemEntropy())
+    pack = next(store.list("packs/")).key
+    store.delete([pack])
+    store.close()
+    done = host.real("drill", "--all", **keys)
+    assert done.code == 11 and pack in done.err and "/file" in done.err, done
+    assert host.real("umount", "tank").code == 0
 
 
 def test_what_makes_no_sense_is_refused(host: Host) -> None:

@@ -113,6 +113,20 @@ async def test_a_flipped_byte_in_a_pack_is_named_with_the_files(stored: Stored) 
     assert damage.files and all(path.startswith(("/dir/f", "/copy")) for path in damage.files)
 
 
+async def test_without_verifying_a_flipped_byte_would_pass(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    key = stored.packs()[0]
+    data = bytearray(stored.objects()[key])
+    data[HEADER_SIZE + 100] ^= 1
+    stored.put(key, bytes(data))
+    monkeypatch.setattr(
+        "fusegw.drill.check.read_pieces", lambda reader, pieces: [bytes(piece.length) for piece in pieces]
+    )
+    assert stored.drill().whole
+
+
 async def test_a_pack_that_is_gone_is_named_even_if_no_file_of_it_is_read(stored: Stored) -> None:
     key = stored.packs()[0]
     stored.store.delete([key])

@@ -4,8 +4,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from fusegw.cli.main import cli
 from fusegw.config import parse_config
 from fusegw.errors import Invalid
 
@@ -21,6 +23,31 @@ def test_the_example_configuration_is_valid() -> None:
 def test_a_typo_in_it_would_be_seen() -> None:
     with pytest.raises(Invalid, match="pasphrase_file"):
         parse_config(EXAMPLE.read_text().replace("passphrase_file", "pasphrase_file"), EXAMPLE)
+
+
+def commands_of_units() -> list[tuple[str, list[str]]]:
+    """(unit, arguments) of everything that the units run as fusegw."""
+    return [
+        (unit.name, line.partition("/usr/bin/fusegw ")[2].split())
+        for unit in sorted((ROOT / "packaging").glob("*.service"))
+        for line in unit.read_text().splitlines()
+        if line.startswith("Exec") and "/usr/bin/fusegw " in line
+    ]
+
+
+def test_units_call_commands_and_options_that_exist() -> None:
+    found = commands_of_units()
+    assert {unit for unit, _ in found} >= {"fusegw@.service", "fusegw-drill@.service"}
+    for unit, (name, *arguments) in found:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None, f"{unit}: {name}"
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {one for one in arguments if one.startswith("-")} <= known, unit
+
+
+def test_each_timer_has_its_unit() -> None:
+    timers = list((ROOT / "packaging").glob("*.timer"))
+    assert timers and all(timer.with_suffix(".service").exists() for timer in timers)
 
 
 class Container:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.faults.support import KEYS, ROOT_USER, content, source, volume, write
 
 OLD, NEW = content(1, 400_000), content(2, 300_000)
 PATCH = content(3, 30_000)
+NOBODY = 0xFFFFFFFF
 MTIME_NS = 1_600_000_000_123_456_789
 
 
@@ -213,6 +215,26 @@ async def test_a_damaged_pack_makes_its_files_incomplete_and_no_others(tmp_path:
     assert broken.missing_bytes == 50_000 and pack.name in broken.missing[0].reason
     assert tree(bench.out / found.source) == {"two": content(11, 50_000)}
     assert tree(bench.out / f"{found.source}.incomplete") == {"one": bytes(50_000)}
+
+
+async def test_access_control_lists_come_out(tmp_path: Path) -> None:
+    # Version 2: the owner, user 12, the group, the mask, others.
+    entries = [(1, 6, NOBODY), (2, 4, 12), (4, 4, NOBODY), (16, 4, NOBODY), (32, 0, NOBODY)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_default", value)
+        os.removexattr(tmp_path, "system.posix_acl_default")
+    except OSError:
+        pytest.skip("the file system of the tests has no access control lists")
+    bench = Bench(tmp_path)
+
+    def change(runtime: Runtime) -> None:
+        runtime.volume.xattrs.set(number(runtime, b"kept"), b"system.posix_acl_access", value)
+
+    await bench.fenced(change)
+    found = bench.salvage()
+    assert found.whole and [file.problems for file in found.files] == [[]]
+    assert os.getxattr(bench.out / "meta" / "kept", "system.posix_acl_access") == value
 
 
 async def test_a_mount_cut_off_while_it_sets_aside_loses_nothing(
