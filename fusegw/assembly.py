@@ -1,33 +1,40 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
-Tasks, all in one nursery: ingest, idle files, reaper, recutter, shippers of packs and log, committer. Orderly
-end: no new
-requests → data in memory into packs → packs closed → last commit → uploads, for a bounded time → tasks
-cancelled → files closed. When the body raises, the volume is closed as it stands, as a crash would leave it.
+Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, shippers of packs and log,
+committer. A volume for reading has none, a standby only the one that follows the log: nothing is ever pending
+there, so that a promotion may put new parts, built for the new epoch, in the place of the old ones, over the
+same index and cache.
+
+Orderly end of a writer: no new requests → data in memory into packs → packs closed → last commit → uploads,
+for a bounded time → tasks cancelled → files closed. When the body raises, the volume is closed as it stands,
+as a crash would leave it.
 """
 
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from cache import PackCache
 from cache.errors import CacheError, CacheInUse
 from fusegw.errors import Busy, FusegwError, Invalid
+from fusegw.identity import record_identity
 from fusegw.index import Source, open_index
 from fusegw.ingest.cutter import Cutter
 from fusegw.ingest.pipeline import Pipeline
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import PACK, PACK_NUMBER_END
+from fusegw.meta.schema import PACK, PACK_NUMBER_END, Head
 from fusegw.packs.reader import PackReader
 from fusegw.packs.writer import PackWriter
 from fusegw.ship.checkpointer import Checkpointer, Schedule
+from fusegw.ship.follow import Follower
 from fusegw.ship.health import Health
 from fusegw.ship.log import LogShipper
 from fusegw.ship.resume import resume, unstored_names
@@ -50,9 +57,10 @@ WAITING_WRITES_MAX = 96
 """Writes held back at a time; well below the tasks that serve requests."""
 
 
-class Runtime(msgspec.Struct, frozen=True):
-    """A running volume and the parts that reports are made from."""
+class Runtime(msgspec.Struct):
+    """A running volume and the parts that reports are made from; only a promotion changes them."""
 
+    source: Source
     volume: Volume
     metadata: Metadata
     cache: PackCache
@@ -66,7 +74,21 @@ class Runtime(msgspec.Struct, frozen=True):
     health: Health
     usage: Usage
     chunks: Chunks
-    epoch: int
+    writer: PackWriter
+    tasks: trio.Nursery
+    """Where its tasks run."""
+    follower: Follower | None = None
+    """Of a standby; none once it is promoted."""
+
+    @property
+    def head(self) -> Head:
+        """The newest segment of the log that this volume shows."""
+        return self.log.head if self.follower is None else self.follower.shown
+
+    @property
+    def epoch(self) -> int:
+        """The reign it is in."""
+        return self.head.epoch
 
 
 @asynccontextmanager
@@ -78,7 +100,6 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
     """
     metadata = await trio.to_thread.run_sync(open_index, source)
     try:
-        epoch = metadata.head.epoch
         cache = await trio.to_thread.run_sync(_open_cache, metadata, source)
         try:
             if not source.read_only:
@@ -86,18 +107,75 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
                     resume, metadata, cache, source.keys, source.store, source.entropy
                 )
             async with trio.open_nursery() as nursery:
-                runtime, writer = _build(source, metadata, cache, epoch, nursery)
+                runtime = _build(source, metadata, cache, Health(source.clock), nursery)
+                if source.follow:
+                    runtime.follower = _follower(runtime)
+                    nursery.start_soon(runtime.follower.run)
+                elif not source.read_only:
+                    _start(runtime)
                 yield runtime
-                if not source.read_only:
+                if not runtime.source.read_only:
                     with trio.CancelScope(shield=True):
                         await _finish(runtime, source.unmount_wait_s)
-                        for chunk_id, place in writer.take_damaged():
+                        for chunk_id, place in runtime.writer.take_damaged():
                             log.error("chunk %s of pack %#x is lost", chunk_id.hex(), place.pack)
                 nursery.cancel_scope.cancel()
         finally:
             cache.close()
     finally:
         metadata.close()
+
+
+async def promote(runtime: Runtime, *, switch: Callable[[], None]) -> None:
+    """Make a standby the writer, in a new epoch. `switch` is called when the runtime has the writer's parts
+    and the kernel's references are theirs, before any task runs.
+
+    Invalid when it is no standby; otherwise as `Follower.take_over`. When it raises, nothing has changed.
+    """
+    if runtime.follower is None:
+        raise Invalid("the volume follows no other gateway: there is nothing to promote")
+
+    def reign() -> None:
+        source = replace(runtime.source, read_only=False, follow=False)
+        new = _build(source, runtime.metadata, runtime.cache, runtime.health, runtime.tasks)
+        new.volume.adopt(runtime.volume)
+        for name in Runtime.__struct_fields__:
+            setattr(runtime, name, getattr(new, name))
+        switch()
+        _record_identity(runtime)
+        _start(runtime)
+
+    await runtime.follower.take_over(runtime.source.writer, reign)
+
+
+def _record_identity(runtime: Runtime) -> None:
+    """As at the mount of a writer, but that it goes on when the disk is full: the committer tries again."""
+    identity = runtime.source.identity
+    try:
+        if identity is not None:
+            record_identity(runtime.metadata, identity)
+    except FusegwError as error:
+        log.warning("the gateway's identity is not in the volume yet: %s", error)
+
+
+def _follower(runtime: Runtime) -> Follower:
+    source = runtime.source
+
+    def reload() -> None:
+        runtime.volume.namespace.reload()
+        runtime.usage.reload()
+        runtime.chunks.reload()
+
+    return Follower(
+        runtime.metadata,
+        source.store,
+        source.keys,
+        runtime.health,
+        clock=source.clock,
+        entropy=source.entropy,
+        interval_s=source.tuning.follow_pause_s,
+        reload=reload,
+    )
 
 
 def _open_cache(metadata: Metadata, source: Source) -> PackCache:
@@ -121,9 +199,10 @@ def _open_cache(metadata: Metadata, source: Source) -> PackCache:
 
 
 def _build(
-    source: Source, metadata: Metadata, cache: PackCache, epoch: int, nursery: trio.Nursery
-) -> tuple[Runtime, PackWriter]:
-    tuning, clock, keys = source.tuning, source.clock, source.keys
+    source: Source, metadata: Metadata, cache: PackCache, health: Health, nursery: trio.Nursery
+) -> Runtime:
+    """The parts, for the epoch the index is in."""
+    tuning, clock, keys, epoch = source.tuning, source.clock, source.keys, metadata.head.epoch
     threads = tuning.codec_threads or os.cpu_count() or 1
     writer = PackWriter(
         cache,
@@ -144,7 +223,6 @@ def _build(
         return bool(moves)
 
     committer = Committer(metadata, sync_packs, interval_s=tuning.commit_interval_s)
-    health = Health(clock)
     pressure = Pressure(
         cache,
         high_watermark=tuning.high_watermark,
@@ -169,7 +247,14 @@ def _build(
     inodes = Inodes(metadata)
     usage = Usage(metadata)
     reader = PackReader(cache, source.store, keys, chunk_id_of=pipeline.chunk_id, peek=writer.peek)
-    reading = Reading(metadata, chunks, reader, nursery, read_ahead_bytes=tuning.read_ahead_bytes)
+    reading = Reading(
+        metadata,
+        chunks,
+        reader,
+        nursery,
+        read_ahead_bytes=tuning.read_ahead_bytes,
+        read_only=source.read_only,
+    )
     fragments = Fragments(small_bytes=tuning.chunk_size_bytes // 8)
     files = Files(
         metadata,
@@ -223,13 +308,8 @@ def _build(
         reaper=reaper,
         free_bytes=source.free_bytes,
     )
-    for task in (committer.run, pipeline.run, files.run):
-        nursery.start_soon(task)
-    if not source.read_only:
-        nursery.start_soon(reaper.run)
-        nursery.start_soon(recutter.run)
-        nursery.start_soon(_ship, shipper, log_shipper, checkpointer)
-    runtime = Runtime(
+    return Runtime(
+        source,
         volume,
         metadata,
         cache,
@@ -243,9 +323,18 @@ def _build(
         health,
         usage,
         chunks,
-        epoch,
+        writer,
+        nursery,
     )
-    return runtime, writer
+
+
+def _start(runtime: Runtime) -> None:
+    """The tasks of a writer."""
+    volume, tasks = runtime.volume, runtime.tasks
+    for task in (runtime.committer.run, runtime.pipeline.run, volume.files.run, volume.reap):
+        tasks.start_soon(task)
+    tasks.start_soon(runtime.recutter.run)
+    tasks.start_soon(_ship, runtime.shipper, runtime.log, runtime.checkpointer)
 
 
 async def _ship(packs: Shipper, log_shipper: LogShipper, checkpointer: Checkpointer) -> None:

@@ -40,6 +40,7 @@ CONFIG_FILE = Path("/etc/fusegw/config.toml")
 STATE_DIR = Path("/var/lib/fusegw")
 CACHE_DIR = Path("/var/cache/fusegw")
 CACHE_SIZE_BYTES = 10 << 30
+FOLLOW_INTERVAL_MAX_S = 2.5
 
 UNSENT_PREFIX = "unsent-"
 """Of directories beside the index; the rest of the name is a time in ns since 1970."""
@@ -91,6 +92,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Packs in flight to the store at one time."""
     ship_interval_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 5.0
     """A pack that is not full is closed and shipped when its first record is this old."""
+    follow_interval_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    """A standby looks for news this often; 0 means twice in `ship_interval_s`, but at least every 2.5 s."""
     checkpoint_interval_s: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 86400.0
     """A checkpoint of the metadata this old is followed by another when there were changes."""
     checkpoint_log_size_bytes: Annotated[int, msgspec.Meta(ge=1 << 10, le=1 << 40)] = msgspec.field(
@@ -113,6 +116,11 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         default=64 << 30, name="metadata_limit"
     )
     """Size of the metadata file at which new names and data get ENOSPC (deleting still works)."""
+
+    @property
+    def follow_pause_s(self) -> float:
+        """Seconds between two looks of a standby."""
+        return self.follow_interval_s or min(self.ship_interval_s / 2, FOLLOW_INTERVAL_MAX_S)
 
 
 class HookSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +146,7 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     cache_size_bytes: int | None = msgspec.field(default=None, name="cache_size")
     allow_other: bool | None = None
     read_only: bool = False
+    follow: bool = False
     on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """A command that is told when everything is in the store: the program's path and its arguments."""
     on_stored_url: str | None = None
@@ -360,6 +369,8 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Other users than the one who mounts may look in."""
     read_only: bool = False
     """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
+    follow: bool = False
+    """A standby: what another gateway ships is shown as it comes; only with `read_only`, until promoted."""
     tuning: Tuning = Tuning()
     hooks: HookSettings = HookSettings()
     unsafe_no_fencing: bool = False

@@ -15,6 +15,7 @@ from cache.disk import Disk, OsDisk
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings
 from fusegw.errors import FusegwError
+from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 from fusegw.mounting import Mount
 from fusegw.serving import Host, served_volume
@@ -41,8 +42,9 @@ def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk |
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk: Disk) -> None:
-    mount = Mount(settings)
-    host = Host(SystemClock(), SystemEntropy(), disk, mount.unmount)
+    notices = Notices()
+    mount = Mount(settings, notices)
+    host = Host(SystemClock(), SystemEntropy(), disk, mount.unmount, notices)
 
     def ready() -> None:
         _settle_memory()

@@ -17,14 +17,16 @@ import msgspec
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
 from fusegw.config import UNSENT_PREFIX, Tuning
-from fusegw.errors import Busy, Invalid, NotFound
+from fusegw.errors import Busy, Corrupt, Invalid, NotFound
 from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
+from fusegw.ship.chain import Pruned, refuse_gap
 from fusegw.ship.recover import recover
 from fusegw.ship.resume import unstored_names
-from fusegw.ship.takeover import Superseded, admit, take_over
+from fusegw.ship.segment import SEGMENT_BYTES_MAX, digest, object_key
+from fusegw.ship.takeover import Superseded, admit, continued, take_over
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.fresh import create_volume_root
 
@@ -58,6 +60,8 @@ class Source(msgspec.Struct, frozen=True):
     """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
     fixed_at: int | None = None
     """The index is an older state, as of this segment of the log, and stays so; `read_only` then."""
+    follow: bool = False
+    """With `read_only`: the index is brought to where the store's log goes; the store is not changed."""
 
 
 def open_index(source: Source) -> Metadata:
@@ -66,26 +70,31 @@ def open_index(source: Source) -> Metadata:
     Busy (in use, or others keep taking over), Invalid (never written and read-only; another volume's; the
     store went back in time), Corrupt, UnknownFormat, or what the store raises.
     """
+    if source.follow:
+        return _opened_to_follow(source)
     if source.read_only:
         return _opened(source)
     for _ in range(_TRIES):
         _rebuild_if_missing(source)
         metadata = _opened(source)
         try:
-            admit(metadata, source.store, source.keys)
+            head = admit(metadata, source.store, source.keys, metadata.head)
             take_over(
                 metadata,
                 source.store,
                 source.keys,
+                head,
                 writer=source.writer,
                 clock=source.clock,
                 entropy=source.entropy,
             )
+            metadata.renew()
             _create_if_new(metadata, source)
             if source.identity is not None:
                 record_identity(metadata, source.identity)
         except Superseded as error:
             log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
+            metadata.renew()
             _retire(metadata, source)
         except BaseException:
             metadata.close()
@@ -93,6 +102,65 @@ def open_index(source: Source) -> Metadata:
         else:
             return metadata
     raise Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
+
+
+def _opened_to_follow(source: Source) -> Metadata:
+    """The index at a position of the store's log; rebuilt when it is at none, or what follows was given up.
+
+    What was being written when this host was the writer is set aside, never shown.
+    """
+    _rebuild_if_missing(source)
+    metadata = _opened(source)
+    try:
+        why, is_old = _unfit(metadata, source)
+        if why is None:
+            return metadata
+        log.warning("the index on this host cannot follow the log, rebuilding it from the store: %s", why)
+        # Beside the old one, which stays when the store does not yield another.
+        rebuilt = source.meta_dir.with_name(source.meta_dir.name + ".rebuilt")
+        shutil.rmtree(rebuilt, ignore_errors=True)
+        try:
+            _recover(source, rebuilt)
+        except Corrupt as error:
+            if not is_old:
+                raise
+            log.error("that does not work, going on with the older state that is here: %s", error)
+            return metadata
+    except BaseException:
+        metadata.close()
+        raise
+    _retire(metadata, source)
+    rebuilt.rename(source.meta_dir)
+    return _opened(source)
+
+
+def _unfit(metadata: Metadata, source: Source) -> tuple[str | None, bool]:
+    """Why the index cannot follow the store's log, None when it can; and whether it is an old state of the
+    log nevertheless."""
+    head, store = metadata.head, source.store
+    if _has_unsent(metadata) or unstored_names(metadata):
+        return "it has changes that are not in the store", False
+    key = object_key(head.seq)
+    try:
+        if digest(store.get(key, size_max=SEGMENT_BYTES_MAX)) != head.hash:
+            return f"the store has another {key}", False
+    except NotFound:
+        if not continued(store, head, source.keys) and not _is_pruned(store, head.seq):
+            return f"the store does not have {key}", False
+    if _is_pruned(store, head.seq):
+        return "the log after it was given up", True
+    return None, False
+
+
+def _is_pruned(store: ObjectStore, seq: int) -> bool:
+    """Whether a checkpoint must be used to go on from segment `seq`. For other gaps the follower tells."""
+    try:
+        refuse_gap(store, seq)
+    except Pruned:
+        return True
+    except Corrupt:
+        pass
+    return False
 
 
 def _opened(source: Source) -> Metadata:
@@ -140,14 +208,18 @@ def _rebuild_if_missing(source: Source) -> None:
                 "which files they belong to; restore log/ in the store, or the state directory, from a copy"
             )
     else:
-        found = recover(
-            source.meta_dir,
-            source.store,
-            source.keys,
-            metadata_limit_bytes=source.tuning.metadata_limit_bytes,
-            clock=source.clock,
-        )
-        log.info("rebuilt the index from segment %d (epoch %d) of the log", found.head.seq, found.head.epoch)
+        _recover(source, source.meta_dir)
+
+
+def _recover(source: Source, place: Path) -> None:
+    found = recover(
+        place,
+        source.store,
+        source.keys,
+        metadata_limit_bytes=source.tuning.metadata_limit_bytes,
+        clock=source.clock,
+    )
+    log.info("rebuilt the index from segment %d (epoch %d) of the log", found.head.seq, found.head.epoch)
 
 
 def _create_if_new(metadata: Metadata, source: Source) -> None:
@@ -168,9 +240,13 @@ def _create_if_new(metadata: Metadata, source: Source) -> None:
     metadata.saved()
 
 
+def _has_unsent(metadata: Metadata) -> bool:
+    return metadata.commit_number > metadata.head.commit
+
+
 def _retire(metadata: Metadata, source: Source) -> None:
     """Take the index out of the way; with changes that only it has, it is kept, and their packs with it."""
-    unsent = metadata.commit_number > metadata.head.commit
+    unsent = _has_unsent(metadata)
     packs = unstored_names(metadata)
     metadata.close()
     if not unsent:

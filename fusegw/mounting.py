@@ -17,6 +17,7 @@ import trio
 from fusegw.config import GatewaySettings
 from fusegw.daemon import mountpoint
 from fusegw.errors import Busy, FusegwError
+from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
 
@@ -33,8 +34,9 @@ log = logging.getLogger(__name__)
 class Mount:
     """The one mount of a gateway. Loop thread only."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, notices: Notices) -> None:
         self._settings = settings
+        self._notices = notices
         self._place = str(settings.mountpoint)
         self._ready = False
         self._failure: Exception | None = None
@@ -51,6 +53,7 @@ class Mount:
             fsname=options.fsname,
             allow_other=options.allow_other,
             read_only=options.read_only,
+            notices=self._notices,
             kernel_options=options.kernel_options,
         )
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -82,7 +85,7 @@ class Mount:
         await self._leaving.wait()
         with trio.move_on_after(LEAVE_S):
             await self._ended.wait()
-        session.end()
+        await session.end()
 
     async def _unmount_on(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:

@@ -1,4 +1,5 @@
-"""What a running gateway answers on its control socket: figures of its parts, sync, cache drop, shutdown."""
+"""What a running gateway answers on its control socket: figures of its parts, and sync, cache drop, promote,
+shutdown."""
 
 import os
 from collections import deque
@@ -13,6 +14,7 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    PromoteReply,
     ShutdownReply,
     StatusReply,
     StoreHealth,
@@ -32,7 +34,8 @@ SAMPLE_S = 1.0
 class Service:
     """The control handler of one volume (`fusegw.control.server.Handler`). Loop thread only.
 
-    `unmount` begins an orderly end and raises Busy when the mount is in use. `sample` must be running.
+    `unmount` begins an orderly end and raises Busy when the mount is in use. `promote` makes a standby the
+    writer, or raises why not. `sample` must be running.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class Service:
         runtime: Runtime,
         hooks: Hooks,
         clock: Clock,
+        *,
         unmount: Callable[[], Awaitable[None]],
+        promote: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._runtime = runtime
         self._hooks = hooks
         self._clock = clock
         self._unmount = unmount
+        self._promote = promote
         self._taken_in: deque[tuple[float, int]] = deque()
 
     async def sample(self) -> None:
@@ -61,7 +67,7 @@ class Service:
 
     async def status(self) -> StatusReply:
         """See `StatusReply`."""
-        runtime, settings = self._runtime, self._settings
+        runtime, settings, follower = self._runtime, self._settings, self._runtime.follower
         newest = runtime.checkpointer.newest
         backlog, upload_rate = self._backlog(), runtime.health.upload_rate_bytes_s
         return StatusReply(
@@ -69,7 +75,7 @@ class Service:
             volume=settings.volume,
             mountpoint=str(settings.mountpoint),
             store_url=settings.store.url,
-            read_only=settings.read_only,
+            read_only=runtime.source.read_only,
             epoch=runtime.epoch,
             backlog_bytes=backlog,
             oldest_unshipped_s=self._oldest(),
@@ -82,12 +88,16 @@ class Service:
             logical_bytes=runtime.usage.nbytes,
             stored_bytes=runtime.chunks.stored_bytes,
             metadata_bytes=runtime.metadata.used_bytes,
-            log_seq=runtime.log.head.seq,
-            anchor=anchor_text(runtime.log.head) if runtime.log.head.seq else None,
+            log_seq=runtime.head.seq,
+            anchor=anchor_text(runtime.head) if runtime.head.seq else None,
             checkpoint_seq=None if newest is None else newest.name.seq,
             checkpoint_age_s=runtime.checkpointer.age_s,
             fenced=None if runtime.log.fenced is None else str(runtime.log.fenced),
             hook_last_error=self._hooks.last_error,
+            follows=follower is not None,
+            follow_lag_s=None if follower is None else follower.lag_s,
+            behind_segments=None if follower is None else follower.behind_segments,
+            follow_error=None if follower is None or follower.error is None else str(follower.error),
         )
 
     async def file_status(self, inode: int) -> FileStatusReply:
@@ -133,7 +143,7 @@ class Service:
         """Everything into packs and on its way; with `wait`, into the store. Read-only there is nothing to
         do.
         """
-        if self._settings.read_only:
+        if self._runtime.source.read_only:
             return SyncReply(complete=not self._backlog(), backlog_bytes=self._backlog())
         if wait:
             await self._runtime.volume.barrier()
@@ -151,6 +161,13 @@ class Service:
             upload_rate_bytes_s=self._runtime.health.upload_rate_bytes_s,
             store_health=self._health(),
         )
+
+    async def promote(self) -> PromoteReply:
+        """Make a standby the writer; Invalid when it is none, Unavailable and others when it cannot be."""
+        begun = self._clock.monotonic()
+        await self._promote()
+        took_s = self._clock.monotonic() - begun
+        return PromoteReply(epoch=self._runtime.epoch, log_seq=self._runtime.head.seq, took_s=took_s)
 
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""

@@ -16,17 +16,18 @@ import msgspec
 import trio
 
 from cache.disk import Disk
-from fusegw.assembly import Runtime, running_volume
+from fusegw.assembly import Runtime, promote, running_volume
 from fusegw.clock import Clock, Entropy
 from fusegw.config import VolumeSettings
 from fusegw.control import server
 from fusegw.errors import Invalid, UnknownFormat
+from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 from fusegw.hooks import Hooks
 from fusegw.identity import Identity
 from fusegw.index import Source
-from fusegw.keys.hierarchy import VolumeKeys
-from fusegw.keys.volume import read_volume, unlock
+from fusegw.keys.volume import OpenedVolume, read_volume, unlock
+from fusegw.meta.rebuild import Changed
 from fusegw.policy import policy_of, store_policy_of
 from fusegw.service import Service
 from fusegw.store import open_store
@@ -53,6 +54,8 @@ class Host(msgspec.Struct, frozen=True):
     """Makes the system calls on cache files."""
     unmount: Callable[[], Awaitable[None]]
     """Begin an orderly end of the gateway; Busy when the mount is in use."""
+    notices: Notices
+    """For the kernel, of what did not change through it."""
 
 
 class Handlers(Protocol[_Handlers]):
@@ -69,12 +72,16 @@ async def served_volume(
 
     Raises what keeps it from being opened, and whatever breaks it later.
     """
-    opened = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
-    store = await trio.to_thread.run_sync(opened)
+    opening = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
+    store = await trio.to_thread.run_sync(opening)
     try:
+        opened = await trio.to_thread.run_sync(_open_keys, settings, store)
+        refuse_to_write = partial(_refuse_to_write, settings, opened, store, host.entropy)
+        if not settings.read_only:
+            await trio.to_thread.run_sync(refuse_to_write)
         source = Source(
             store=store,
-            keys=await trio.to_thread.run_sync(_open_keys, settings, store, host.entropy),
+            keys=opened.keys,
             meta_dir=settings.paths.meta_dir,
             cache_dir=settings.own_cache_dir,
             cache_size_bytes=settings.cache_size_bytes,
@@ -84,6 +91,7 @@ async def served_volume(
             free_bytes=_room_of(settings),
             read_only=settings.read_only,
             fixed_at=settings.fixed_at,
+            follow=settings.follow,
             writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
             identity=_identity_of(settings),
             disk=host.disk,
@@ -92,18 +100,37 @@ async def served_volume(
             operations = handlers(runtime.volume, volume_number=settings.volume_number)
             if settings.read_only:
                 operations.refuse_changes("volume is mounted read-only")
+
+            async def settle(changed: Changed) -> None:
+                await host.notices.send(operations.stale(changed))
+
+            async def promote_here() -> None:
+                await trio.to_thread.run_sync(refuse_to_write)
+                await promote(runtime, switch=lambda: operations.accept_changes(runtime.volume))
+
+            if runtime.follower is not None:
+                runtime.follower.settle_with(settle)
             hooks = Hooks(settings, runtime, host.clock)
-            service = Service(settings, runtime, hooks, host.clock, host.unmount)
+            service = Service(
+                settings, runtime, hooks, host.clock, unmount=host.unmount, promote=promote_here
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(service.sample)
-                nursery.start_soon(hooks.run)
-                nursery.start_soon(_refuse_once_fenced, runtime, operations)
+                nursery.start_soon(_as_writer, runtime, hooks.run)
+                nursery.start_soon(_as_writer, runtime, partial(_refuse_once_fenced, runtime, operations))
                 await nursery.start(server.serve, settings.paths.socket_file, service)
                 yield operations
                 nursery.cancel_scope.cancel()
         await hooks.finish()
     finally:
         store.close()
+
+
+async def _as_writer(runtime: Runtime, task: Callable[[], Awaitable[None]]) -> None:
+    """The task, for a standby from its promotion on."""
+    if runtime.follower is not None:
+        await runtime.follower.promoted.wait()
+    await task()
 
 
 async def _refuse_once_fenced(runtime: Runtime, operations: Operations) -> None:
@@ -123,7 +150,7 @@ def _identity_of(settings: VolumeSettings) -> Identity:
     )
 
 
-def _open_keys(settings: VolumeSettings, store: ObjectStore, entropy: Entropy) -> VolumeKeys:
+def _open_keys(settings: VolumeSettings, store: ObjectStore) -> OpenedVolume:
     stored = read_volume(store)
     # Before the secret is tried: that another volume has other keys says nothing of this one's.
     if stored.header.volume_id != settings.volume_id:
@@ -131,20 +158,24 @@ def _open_keys(settings: VolumeSettings, store: ObjectStore, entropy: Entropy) -
             f"{store.url} holds volume {stored.header.volume_id.hex()}, volume {settings.volume!r} is "
             f"{settings.volume_id.hex()}; check the store's address"
         )
-    opened = unlock(stored, settings.secret)
-    if opened.read_only_required and not settings.read_only:
+    return unlock(stored, settings.secret)
+
+
+def _refuse_to_write(
+    settings: VolumeSettings, opened: OpenedVolume, store: ObjectStore, entropy: Entropy
+) -> None:
+    """Raises why this gateway must not write the volume."""
+    if opened.read_only_required:
         names = ", ".join(feature.name for feature in opened.unknown_features)
         raise UnknownFormat(
             f"volume {settings.volume!r} uses what this fusegw can only read ({names}): "
             "mount it with -o ro, or with a newer fusegw"
         )
-    trusting = settings.read_only or settings.unsafe_no_fencing
-    if not trusting and not probe_create_only(store, entropy):
+    if not settings.unsafe_no_fencing and not probe_create_only(store, entropy):
         raise Invalid(
             f"{store.url} ignores conditional writes (If-None-Match): two gateways could overwrite each "
             "other unnoticed; use a store that honours them, or mount it with -o ro"
         )
-    return opened.keys
 
 
 def _room_of(settings: VolumeSettings) -> Callable[[], int]:

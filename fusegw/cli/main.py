@@ -30,6 +30,7 @@ COMMANDS = {
     "umount": "mounts:umount",
     "status": "reports:status",
     "sync": "reports:sync",
+    "promote": "standby:promote",
     "ls-volumes": "reports:ls_volumes",
     "drill": "drill:drill",
     "salvage": "salvage:salvage_command",

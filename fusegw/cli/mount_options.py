@@ -40,7 +40,7 @@ IGNORED = frozenset(
 _PREFIXES = ("x-", "X-", "comment=", "user=")
 _PATHS = ("config", "state_dir", "cache_dir", "passphrase_file", "key_file")
 _HELPER_USAGE = "expected SOURCE DIRECTORY [-sfnv] [-o OPTIONS]"
-_FLAGS = ("ro", "allow_other", "noallow_other", "nonempty", "debug")
+_FLAGS = ("ro", "follow", "allow_other", "noallow_other", "nonempty", "debug")
 
 
 class ParsedOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +53,7 @@ class ParsedOptions(msgspec.Struct, frozen=True, kw_only=True):
     key_file: Path | None = None
     cache_size_bytes: int | None = None
     read_only: bool = False
+    follow: bool = False
     allow_other: bool | None = None
     nonempty: bool = False
     debug: bool = False
@@ -74,7 +75,7 @@ def parse_options(texts: Iterable[str]) -> ParsedOptions:
             fields["read_only"] = option == "ro"
         elif option in ("allow_other", "noallow_other"):
             fields["allow_other"] = option == "allow_other"
-        elif option in ("nonempty", "debug"):
+        elif option in ("follow", "nonempty", "debug"):
             fields[option] = True
         elif option in KERNEL_OPTIONS:
             kernel.append(option)

@@ -36,6 +36,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--cache-size", metavar="SIZE", help="Budget of the cache, such as 10G.  [FUSEGW_CACHE_SIZE]")
 @click.option("--read-only", is_flag=True, help="Write nothing, neither to the metadata nor to the store.")
 @click.option(
+    "--follow",
+    is_flag=True,
+    help="Standby: read only, show what another gateway ships as it comes; see fusegw promote.",
+)
+@click.option(
     "--passphrase-file", type=_FILE, help="Read the passphrase from here.  [FUSEGW_PASSPHRASE_FILE]"
 )
 @click.option("--key-file", type=_FILE, help="Open with this key file instead of a passphrase.")
@@ -47,6 +52,7 @@ def mount(
     foreground: bool,
     cache_size: str | None,
     read_only: bool,
+    follow: bool,
     passphrase_file: Path | None,
     key_file: Path | None,
 ) -> None:
@@ -71,7 +77,12 @@ def mount(
     entry = site.registry.get(name)
     said = cache_size or session.environ.get("FUSEGW_CACHE_SIZE")
     files = SecretFiles(passphrase_file or parsed.passphrase_file, key_file or parsed.key_file)
-    mount_options = _mount_options(name, parsed, config, read_only=read_only)
+    follow = follow or parsed.follow or config.follow
+    if follow and entry.fixed_at is not None:
+        raise Invalid(f"volume {name!r} is an older state, which stays as it is: mount it without follow")
+    read_only = follow or read_only or parsed.read_only or config.read_only
+    # A standby refuses changes by itself: the kernel could not be told of its promotion.
+    mount_options = _mount_options(name, parsed, config, read_only=read_only and not follow)
     volume = VolumeSettings(
         volume=name,
         volume_number=entry.number,
@@ -82,7 +93,8 @@ def mount(
         cache_size_bytes=_cache_size(parsed, said, site, config),
         mountpoint=Path(place),
         allow_other=mount_options.allow_other,
-        read_only=mount_options.read_only,
+        read_only=read_only,
+        follow=follow,
         tuning=config.tuning(),
         hooks=config.hooks(),
         unsafe_no_fencing=entry.unsafe_no_fencing,
@@ -174,7 +186,7 @@ def _mount_options(
     return MountOptions(
         # The superuser mounts for everybody; a user would first have to be allowed to by /etc/fuse.conf.
         allow_other=os.geteuid() == 0 if allow_other is None else allow_other,
-        read_only=read_only or parsed.read_only or config.read_only,
+        read_only=read_only,
         fsname=name,
         kernel_options=parsed.kernel_options,
     )

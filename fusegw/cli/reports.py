@@ -157,6 +157,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
         yield "store", site.store_options(name).url
         return
     yield "mounted on", reply.mountpoint + (" (read only)" if reply.read_only else "")
+    if reply.follows:
+        yield "standby", _standby(reply)
     yield "process", f"{reply.pid}"
     yield "store", reply.store_url
     yield "store health", _health(reply.store_health)
@@ -177,6 +179,13 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
         yield "fenced", reply.fenced
     if reply.hook_last_error:
         yield "hook failed", reply.hook_last_error
+
+
+def _standby(reply: StatusReply) -> str:
+    if reply.follow_error:
+        return f"behind since {output.duration(reply.follow_lag_s)}: {reply.follow_error}"
+    behind = f", {reply.behind_segments:,} segments behind" if reply.behind_segments else ""
+    return f"showed all that is in the store {output.duration(reply.follow_lag_s)} ago{behind}"
 
 
 def _health(health: StoreHealth) -> str:

@@ -17,6 +17,7 @@ from fusegw.control.protocol import (
     Failure,
     FileStatusReply,
     Progress,
+    PromoteReply,
     Request,
     ShutdownReply,
     StatusReply,
@@ -89,6 +90,10 @@ class ControlClient:
     def sync(self, *, wait: bool, on_progress: Callable[[SyncProgress], None]) -> SyncReply:
         """Ship what is open; with `wait`, until the store has all; `on_progress` is called on the way."""
         return self._ask(Request(method="sync", wait=wait), SyncReply, on_progress)
+
+    def promote(self) -> PromoteReply:
+        """Make the gateway the writer of the volume it follows; takes as long as catching up takes."""
+        return self._ask(Request(method="promote"), PromoteReply)
 
     def shutdown(self) -> ShutdownReply:
         return self._ask(Request(method="shutdown"), ShutdownReply)

@@ -18,7 +18,7 @@ from fusegw.errors import FusegwError
 
 LINE_BYTES_MAX = 64 << 10
 
-Method = Literal["status", "file_status", "cache_stats", "cache_drop", "sync", "shutdown"]
+Method = Literal["status", "file_status", "cache_stats", "cache_drop", "sync", "promote", "shutdown"]
 _Reply = TypeVar("_Reply")
 
 
@@ -78,6 +78,14 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Why this gateway changes nothing any more: who took the volume over."""
     hook_last_error: str | None = None
     """Why the newest event could not be told to all hooks; None when it was."""
+    follows: bool = False
+    """Whether it is a standby: it shows what another gateway ships, `log_seq` is the position shown."""
+    follow_lag_s: float | None = None
+    """Seconds since it was known to show all that the store had; None when it follows nobody."""
+    behind_segments: int | None = None
+    """Log segments in the store that are not shown yet, as far as known."""
+    follow_error: str | None = None
+    """What keeps it from following at present."""
 
 
 class FileStatusReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +127,16 @@ class CacheDropReply(msgspec.Struct, frozen=True, kw_only=True):
     freed_bytes: int
 
 
+class PromoteReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The standby is the writer now."""
+
+    epoch: int
+    """Of its reign."""
+    log_seq: int
+    """The segment that began it."""
+    took_s: float
+
+
 class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
     """Where a sync stands: with `wait`, all that was acknowledged before it is in the store."""
 
@@ -127,7 +145,7 @@ class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SyncProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a waiting sync still has to ship."""
+    """How much a waiting sync still has to ship; during a promotion a sign of life."""
 
     backlog_bytes: int
     upload_rate_bytes_s: float

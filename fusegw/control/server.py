@@ -10,9 +10,10 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import trio
@@ -22,6 +23,7 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    PromoteReply,
     Request,
     ShutdownReply,
     StatusReply,
@@ -35,6 +37,7 @@ IDLE_S = 60.0
 SEND_S = 30.0
 PROGRESS_INTERVAL_S = 0.5
 
+_Reply = TypeVar("_Reply", bound=msgspec.Struct)
 _UCRED = struct.Struct("3i")
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,11 @@ class Handler(Protocol):
 
     def progress(self) -> SyncProgress:
         """Where a running sync stands; cheap, called twice a second."""
+        ...
+
+    async def promote(self) -> PromoteReply:
+        """Make a standby the writer of its volume. Cancelled when the client goes away, unless it is too late
+        for that."""
         ...
 
     async def shutdown(self) -> ShutdownReply:
@@ -194,17 +202,21 @@ class _Server:
         if request.method == "cache_drop":
             return await self._handler.cache_drop()
         if request.method == "sync":
-            return await (self._sync(lines) if request.wait else self._handler.sync(wait=False))
+            if not request.wait:
+                return await self._handler.sync(wait=False)
+            return await self._reporting(lines, partial(self._handler.sync, wait=True))
+        if request.method == "promote":
+            return await self._reporting(lines, self._handler.promote)
         return await self._handler.shutdown()
 
-    async def _sync(self, lines: "_LineStream") -> SyncReply:
-        """A waiting sync, with a progress line now and then; ends when the client leaves."""
-        reply: SyncReply | None = None
+    async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:
+        """Work that takes time, with a progress line now and then; ends when the client leaves."""
+        reply: _Reply | None = None
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, lines, nursery.cancel_scope)
             try:
-                reply = await self._handler.sync(wait=True)
+                reply = await work()
             except Exception as error:  # kept bare, out of the nursery's exception group
                 failure = error
             nursery.cancel_scope.cancel()

@@ -17,6 +17,7 @@ import trio
 
 from fusegw.errors import Denied
 from fusegw.fuse import pace
+from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 
 TASKS_IDLE_MAX = 16
@@ -42,6 +43,7 @@ class Session:
         fsname: str,
         allow_other: bool,
         read_only: bool,
+        notices: Notices,
         kernel_options: Iterable[str] = (),
     ) -> None:
         self._operations = operations
@@ -54,6 +56,7 @@ class Session:
             *(["ro"] if read_only else []),
             *kernel_options,
         }
+        self._notices = notices
         self._serving = False
         self._to_end = False
 
@@ -71,6 +74,7 @@ class Session:
                 "and root, or fusermount3 with user_allow_other in /etc/fuse.conf for allow_other"
             ) from None
         self._serving = True
+        self._notices.open()
         try:
             if self._to_end:
                 return
@@ -79,11 +83,13 @@ class Session:
                 await pyfuse3.main(TASKS_IDLE_MAX, TASKS_MAX)
         finally:
             self._serving = False
+            await self._notices.close()
             pyfuse3.close(unmount=True)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Stop taking requests; those under way are answered. What is still open there gets ENOTCONN."""
         self._to_end = True
+        await self._notices.close()
         if self._serving:
             pyfuse3.terminate()
 

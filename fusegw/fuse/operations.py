@@ -2,7 +2,8 @@
 
 The kernel checks permissions (default_permissions), takes the umask off, serialises what changes one
 directory and keeps names, attributes and pages until told otherwise: this gateway is the volume's only
-writer, so all of them are valid for long. It also clears set-user-id and set-group-id when contents or owner
+writer, so all of them are valid for long; what a standby sees change elsewhere is `stale`, and the kernel is
+told of it. It also clears set-user-id and set-group-id when contents or owner
 change, by a setattr of its own (HANDLE_KILLPRIV is not negotiated), but for one case: ATOMIC_O_TRUNC is, so
 truncation is part of `open` and they are cleared here.
 
@@ -20,9 +21,11 @@ from typing import Any, NoReturn
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
+from fusegw.fuse.invalidation import Stale
 from fusegw.fuse.nodes import NodeIds
 from fusegw.fuse.replies import absent, entry_of, instant, waiting
-from fusegw.meta.schema import Inode
+from fusegw.meta.rebuild import Changed
+from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.caller import Caller
 from fusegw.vfs.volume import Volume
 
@@ -55,7 +58,7 @@ class Operations(pyfuse3.Operations):
         self._refused: Callable[[], None] = lambda: None
 
     def refuse_changes(self, why: str) -> None:
-        """From now on, and for good, what changes the volume is answered EROFS.
+        """From now on, until `accept_changes`, what changes the volume is answered EROFS.
 
         The kernel refuses it by itself on a mount made with `ro`, until somebody remounts that `rw`.
         """
@@ -66,6 +69,22 @@ class Operations(pyfuse3.Operations):
         for name in _CHANGES:
             setattr(self, name, instant(refused))
         self._refused = refused
+
+    def accept_changes(self, volume: Volume) -> None:
+        """From now on changes are let in, and requests go to `volume`, which has adopted the one before."""
+        self._volume = volume
+        for name in _CHANGES:
+            self.__dict__.pop(name, None)
+        self._refused = lambda: None
+
+    def stale(self, changed: Changed) -> Stale:
+        """What the kernel may keep of what was changed; to be asked as soon as requests see the change."""
+        known, node_of = self._volume.is_known, self._nodes.node_of
+        return Stale(
+            attributes=[node_of(ino) for ino in changed.inodes - changed.contents if _kept(ino, known)],
+            contents=[node_of(ino) for ino in changed.contents if _kept(ino, known)],
+            entries=[(node_of(ino), name) for ino, name in changed.entries if _kept(ino, known)],
+        )
 
     # names
 
@@ -316,6 +335,11 @@ class Operations(pyfuse3.Operations):
 def _caller(ctx: RequestContext) -> Caller:
     """Who asks. The umask is the kernel's business and done with; further groups are read when needed."""
     return Caller(ctx.uid, ctx.gid, 0, partial(_further_groups, ctx.pid))
+
+
+def _kept(ino: int, known: Callable[[int], bool]) -> bool:
+    """Whether the kernel has the inode; the root it never forgets."""
+    return ino == ROOT_INODE or known(ino)
 
 
 def _further_groups(pid: int) -> Collection[int]:

@@ -50,18 +50,23 @@ class Chunks:
     def __init__(
         self, metadata: Metadata, *, epoch: int, clock: Clock, describe: Callable[[int], PackIdentity]
     ) -> None:
+        self._metadata = metadata
         self._epoch = epoch
         self._clock = clock
         self._describe = describe
         self._next = count(1)
-        self.unique_bytes = metadata.number(STATE_UNIQUE)
-        """Raw bytes of all chunks."""
-        self.stored_bytes = metadata.number(STATE_STORED)
-        """Sealed bytes of all chunks."""
+        self.reload()
         self.opened_packs: dict[int, int] = {}
         """Packs entered in this epoch and when (ns since 1970); the shipper takes them over."""
         self.dead_packs: set[int] = set()
         """Packs whose last chunk died in this epoch; who drops or collects one takes it out."""
+
+    def reload(self) -> None:
+        """The index was changed from outside: take over what it says."""
+        self.unique_bytes = self._metadata.number(STATE_UNIQUE)
+        """Raw bytes of all chunks."""
+        self.stored_bytes = self._metadata.number(STATE_STORED)
+        """Sealed bytes of all chunks."""
 
     def find(self, change: Change, chunk_id: bytes) -> int | None:
         """The number of a chunk with this id that can take one more reference, None when there is none."""

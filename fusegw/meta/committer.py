@@ -19,7 +19,7 @@ _RETRY_S = 1.0
 
 
 class Committer:
-    """Owns the commits of one index. `run` must be running for anybody's `commit` to return.
+    """Owns the commits of one index. `run` must be running for a `commit` of anything to return.
 
     `prepare` makes the pack bytes of all rows frozen so far durable; it returns True when that changed rows
     (a failed pack was written anew elsewhere), which are then frozen too and prepared in their turn.
@@ -57,6 +57,8 @@ class Committer:
 
     async def commit(self) -> None:
         """Return once everything merged before this call is durable; raises what kept it from being so."""
+        if not self._metadata.pending_rows:
+            return
         target = self._begun + 1
         while self._done < target:
             self._wanted.set()

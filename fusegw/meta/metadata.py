@@ -276,11 +276,11 @@ class Metadata:
             self._write(self._frozen)
         except (lmdb.MapFullError, lmdb.DiskError, lmdb.Error, OSError) as error:
             if not self._give_up_reserve():
-                raise self._saving_failed(error) from None
+                raise self.saving_failed(error) from None
             try:
                 self._write(self._frozen)
             except (lmdb.Error, OSError) as again:
-                raise self._saving_failed(again) from None
+                raise self.saving_failed(again) from None
         else:
             self._keep_reserve()
 
@@ -309,16 +309,17 @@ class Metadata:
                     else:
                         writer.put(raw_key, table.encode(raw_key, value), db=database)
         except (lmdb.Error, OSError) as error:
-            raise self._saving_failed(error) from None
+            raise self.saving_failed(error) from None
 
     def begin(self) -> Any:
         """A write transaction of LMDB, for `fusegw.meta` only; to be ended in the thread that began it."""
         return self._env.begin(write=True)
 
     def renew(self) -> None:
-        """Let the loop see what `write` wrote."""
+        """Let the loop see what `write`, or a step of the log, wrote."""
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
+        self._used_bytes = self._measure()
 
     def unsaved(self, table: Table[K, V]) -> list[tuple[K, V]]:
         """Rows of `table` that are not durable yet, newest value each."""
@@ -403,7 +404,8 @@ class Metadata:
         if records:
             self._commit = number
 
-    def _saving_failed(self, error: Exception) -> Exception:
+    def saving_failed(self, error: Exception) -> Full:
+        """What to raise for an error of LMDB, for `fusegw.meta` only."""
         if isinstance(error, lmdb.MapFullError) or "No space" in str(error):
             return Full(
                 f"metadata index {self._directory} cannot grow: {error}; delete files or free disk space"

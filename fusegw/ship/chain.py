@@ -26,13 +26,18 @@ class LogReader:
         """The newest segment read; its `commit` means nothing here."""
         self.nbytes = 0
 
-    def next(self) -> Segment | None:
+    def next(self, *, look_for_gap: bool = True) -> Segment | None:
         """The next segment, None at the end of the log. Blocking. Corrupt names what does not fit,
-        Pruned what is not kept any more."""
+        Pruned what is not kept any more.
+
+        Whether a later one is there though the next is not takes a listing; without `look_for_gap` that is
+        not asked.
+        """
         try:
             data = self._store.get(segment.object_key(self.at.seq + 1), size_max=SEGMENT_BYTES_MAX)
         except NotFound:
-            refuse_gap(self._store, self.at.seq)
+            if look_for_gap:
+                refuse_gap(self._store, self.at.seq)
             return None
         found = segment.unseal(data, self.at, self._keys)
         self.at = Head(found.seq, segment.digest(data), found.epoch, 0)

@@ -10,10 +10,9 @@ more, byte for byte; then the store's log must end exactly where this index says
 | does not reach our head, or has another there | Invalid, with the evidence: the store went back in time |
 
 Only winning a slot makes anything true: the takeover's bytes are durable here before the PUT, and the epoch
-is ours once the PUT has succeeded.
+is ours once the PUT has succeeded. Both functions are blocking and keep away from what the event loop owns,
+so that a standby goes on reading meanwhile: who calls them says where the index is and renews it afterwards.
 """
-
-from collections.abc import Callable
 
 from fusegw.clock import Clock, Entropy
 from fusegw.errors import Corrupt, Fenced, Invalid, NotFound
@@ -31,17 +30,20 @@ class Superseded(Fenced):
     """The log went on without this index: it must be rebuilt from the store before anything is written."""
 
 
-def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> Head:
-    """Blocking: the head, which is that of the store. Superseded; Invalid when the store went back."""
-    _refuse_if_pruned(store, metadata.head.seq)
-    _send_again(metadata, store, keys)
-    head = metadata.head
+def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys, head: Head) -> Head:
+    """Blocking: where the index, which is at `head`, and the store both are. Superseded; Invalid when the
+    store went back.
+
+    `renew` the metadata afterwards, whatever came of it.
+    """
+    _refuse_if_pruned(store, head.seq)
+    head = _send_again(metadata, store, keys, head)
     if head.seq:
         key = segment.object_key(head.seq)
         try:
             found = segment.digest(store.get(key, size_max=SEGMENT_BYTES_MAX))
         except NotFound:
-            if not _continued(store, head, keys):
+            if not continued(store, head, keys):
                 raise Invalid(_went_back(store, head, f"{key} is not there")) from None
         else:
             if found != head.hash:
@@ -62,8 +64,9 @@ def _refuse_if_pruned(store: ObjectStore, seq: int) -> None:
         raise Superseded(str(error)) from None
 
 
-def _continued(store: ObjectStore, head: Head, keys: VolumeKeys) -> bool:
-    """Whether the segment after `head`, which a takeover's always outlives, says that `head` was there."""
+def continued(store: ObjectStore, head: Head, keys: VolumeKeys) -> bool:
+    """Blocking: whether the segment after `head`, which a takeover's always outlives, says that `head` was
+    there."""
     try:
         data = store.get(segment.object_key(head.seq + 1), size_max=SEGMENT_BYTES_MAX)
         segment.unseal(data, head, keys)
@@ -76,16 +79,17 @@ def take_over(
     metadata: Metadata,
     store: ObjectStore,
     keys: VolumeKeys,
+    head: Head,
     *,
     writer: str,
     clock: Clock,
     entropy: Entropy,
 ) -> Head:
-    """Blocking: a new epoch begun by this gateway; `writer` says to others who that is.
+    """Blocking: the head after a new epoch was begun by this gateway; `writer` says to others who that is.
 
-    After `admit`. Superseded when somebody else was faster.
+    `head` is what `admit` returned. Superseded when somebody else was faster. `renew` the metadata
+    afterwards.
     """
-    head = metadata.head
     epoch = head.epoch + 1
     if epoch > EPOCH_MAX:
         raise Invalid(f"the volume was mounted {EPOCH_MAX} times, its numbers are used up: begin a new one")
@@ -96,27 +100,21 @@ def take_over(
     except Fenced as error:
         metadata.write([(LOG_SEALED, what.seq, None)])
         raise Superseded(str(error)) from None
-    _move_on(metadata, lambda: metadata.write(moved_on(sealed, range(0))))
+    metadata.write(moved_on(sealed, range(0)))
     return sealed.head
 
 
-def _send_again(metadata: Metadata, store: ObjectStore, keys: VolumeKeys) -> None:
-    head = metadata.head
+def _send_again(metadata: Metadata, store: ObjectStore, keys: VolumeKeys, head: Head) -> Head:
     with metadata.view() as view:
         sealed = view.get(LOG_SEALED, head.seq + 1)
     if sealed is None:
-        return
+        return head
     try:
         put_segment(store, sealed, head, keys)
     except Fenced as error:
         raise Superseded(str(error)) from None
-    gone = range(head.commit + 1, sealed.head.commit + 1)
-    _move_on(metadata, lambda: metadata.write(moved_on(sealed, gone)))
-
-
-def _move_on(metadata: Metadata, write: Callable[[], None]) -> None:
-    write()
-    metadata.renew()
+    metadata.write(moved_on(sealed, range(head.commit + 1, sealed.head.commit + 1)))
+    return sealed.head
 
 
 def _went_back(store: ObjectStore, head: Head, found: str) -> str:

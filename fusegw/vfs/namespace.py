@@ -81,8 +81,12 @@ class Namespace:
         self._epoch = epoch
         self._clock = clock
         self._unlinked = unlinked
-        self._next_inode = metadata.number(STATE_NEXT_INODE)
-        self._files = metadata.number(STATE_FILES)
+        self.reload()
+
+    def reload(self) -> None:
+        """The index was changed from outside: take over what it says."""
+        self._next_inode = self._metadata.number(STATE_NEXT_INODE)
+        self._files = self._metadata.number(STATE_FILES)
 
     @property
     def files(self) -> int:

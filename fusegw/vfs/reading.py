@@ -57,7 +57,10 @@ class _Stream(msgspec.Struct, gc=False):
 
 
 class Reading:
-    """The readers of one volume. Loop thread only; loads run as tasks of `nursery`."""
+    """The readers of one volume. Loop thread only; loads run as tasks of `nursery`.
+
+    Damage that is found is noted in the index, unless `read_only`.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Reading:
         nursery: trio.Nursery,
         *,
         read_ahead_bytes: int,
+        read_only: bool = False,
         decoded_bytes_max: int = 48 << 20,
         local_threads: int = 2,
         remote_threads: int = 16,
@@ -76,6 +80,7 @@ class Reading:
         self._reader = reader
         self._nursery = nursery
         self._read_ahead_bytes = read_ahead_bytes
+        self._read_only = read_only
         self._decoded_bytes_max = decoded_bytes_max
         # Two kinds of threads, so that readers who wait for the store never hold up those who need not.
         self._local = trio.CapacityLimiter(local_threads)
@@ -258,6 +263,8 @@ class Reading:
         log.error(
             "a chunk is damaged in cache and store, the next write of the same data replaces it: %s", error
         )
+        if self._read_only:
+            return
         with self._metadata.change() as change:
             chunk = change.get(CHUNK, number)
             if chunk is not None and chunk.chunk_id == ref.chunk_id:

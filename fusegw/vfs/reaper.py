@@ -36,6 +36,16 @@ class Reaper:
         self._due = set(self._unlinked)
         self._work = trio.Event()
 
+    def adopt(self, other: "Reaper") -> None:
+        """What the kernel holds of `other`, which looked after the same inodes, it holds of this one; after
+        `Files.adopt`."""
+        self._lookups.update(other._lookups)
+        self._due = {ino for ino in self._unlinked if not self._is_held(ino)}
+
+    def is_known(self, ino: int) -> bool:
+        """Whether the kernel was told of the inode and has not forgotten it."""
+        return ino in self._lookups
+
     def remember(self, ino: int) -> None:
         """The kernel was told of the inode once more."""
         self._lookups[ino] = self._lookups.get(ino, 0) + 1
@@ -57,7 +67,7 @@ class Reaper:
 
     def consider(self, ino: int) -> None:
         """Reap the inode if it is unlinked and nobody holds it; called when a handle is closed, too."""
-        if ino in self._unlinked and ino not in self._lookups and not self._files.is_open(ino):
+        if ino in self._unlinked and not self._is_held(ino):
             self._due.add(ino)
             self._work.set()
 
@@ -85,6 +95,9 @@ class Reaper:
                 self._due.discard(ino)
                 self._unlinked.discard(ino)
         return bool(self._due)
+
+    def _is_held(self, ino: int) -> bool:
+        return ino in self._lookups or self._files.is_open(ino)
 
     def _reap_some(self, ino: int) -> bool:
         """One step; True when the inode is gone."""

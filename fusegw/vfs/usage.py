@@ -9,7 +9,12 @@ class Usage:
     """Logical bytes of one volume. Loop thread only."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self.nbytes = metadata.number(STATE_BYTES)
+        self._metadata = metadata
+        self.reload()
+
+    def reload(self) -> None:
+        """The index was changed from outside: take over what it says."""
+        self.nbytes = self._metadata.number(STATE_BYTES)
 
     def moved(self, change: Change, before: Inode, after: Inode | None) -> None:
         """An inode's row went from `before` to `after` (None: gone)."""

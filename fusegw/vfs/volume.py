@@ -63,6 +63,8 @@ class Volume:
         self.files = files
         self.remember = reaper.remember
         self.forget = reaper.forget
+        self.is_known = reaper.is_known
+        self.reap = reaper.run
         self._reaper = reaper
         self._metadata = metadata
         self._committer = committer
@@ -74,6 +76,11 @@ class Volume:
         """A handle on a file was closed."""
         self.files.closed(ino)
         self._reaper.consider(ino)
+
+    def adopt(self, other: "Volume") -> None:
+        """Take over all that the kernel holds of `other`, a view of the same index that changed nothing."""
+        self.files.adopt(other.files)
+        self._reaper.adopt(other._reaper)
 
     @property
     def reap_backlog(self) -> int:

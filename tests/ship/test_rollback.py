@@ -175,7 +175,7 @@ async def test_without_the_check_the_store_would_be_written_to(
     store = new_store()
     await CASES[case](tmp_path, store)
     before = objects(store)
-    monkeypatch.setattr(fusegw.index, "admit", lambda metadata, store, keys: metadata.head)
+    monkeypatch.setattr(fusegw.index, "admit", lambda metadata, store, keys, head: head)
     async with volume(source(tmp_path / "host", store)):
         pass
     assert objects(store).keys() - before.keys()
