@@ -40,6 +40,7 @@ def body(on_ready):
     os.write(fifo, f"{os.getpid()}\\n".encode())
     signal.pause()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 try:
     run_in_background(body, log_file=Path(sys.argv[2]))
 except KeyboardInterrupt:
