@@ -35,7 +35,8 @@ class Schedule(msgspec.Struct, frozen=True):
     """When to write, and how long to keep."""
 
     interval_s: float
-    """A checkpoint this old is followed by another when there were changes."""
+    """A checkpoint this old is followed by another when there were changes. Also the least time between those
+    that are kept, but for the newest."""
     log_size_bytes: int
     """Growth of the log, as stored, at which the next one is written."""
     retention_s: float
@@ -71,7 +72,13 @@ class Checkpointer:
         self._schedule = schedule
         self._clock = clock
         self._entropy = entropy
-        self._retention = Retention(store, keys, began=began.seq, retention_s=schedule.retention_s)
+        self._retention = Retention(
+            store,
+            keys,
+            began=began.seq,
+            retention_s=schedule.retention_s,
+            spacing_s=schedule.interval_s,
+        )
         self._began = began
         self._head = began
         self._taken: _Offer | None = None

@@ -1,9 +1,10 @@
 """Which checkpoints and segments stay in the store, and taking the others away.
 
-Kept are all checkpoints of the retention time and the newest one before it, so that every position of that
-time can be recovered, and never fewer than the newest two that count. Segments go, in ascending order, only
-below the oldest kept checkpoint, and only once there are two; a takeover segment never goes, nor does the
-segment of a kept position. So a writer that was taken over finds its next slot taken, for ever.
+Kept are the newest two checkpoints that count, whatever their age; of the others of the retention time some,
+at a spacing, since the log between them makes up for the rest; and the newest one before that time. So every
+position of that time can be recovered. Segments go, in ascending order, only below the oldest kept checkpoint,
+and only once there are two; a takeover segment never goes, nor does the segment of a kept position. So a
+writer that was taken over finds its next slot taken, for ever.
 
 Order and crashes: of a checkpoint the manifest goes first, so what a crash leaves counts for nothing;
 segments go after the checkpoints that needed them. Folders that never got a manifest go when a newer
@@ -30,12 +31,15 @@ KEPT_MIN = 2
 class Retention:
     """Passes over one volume's store in one reign. Blocking; one thread at a time."""
 
-    def __init__(self, store: ObjectStore, keys: VolumeKeys, *, began: int, retention_s: float) -> None:
+    def __init__(
+        self, store: ObjectStore, keys: VolumeKeys, *, began: int, retention_s: float, spacing_s: float
+    ) -> None:
         """`began` is the takeover segment of this reign: what follows it are this gateway's changes."""
         self._store = store
         self._keys = keys
         self._began = began
-        self._retention_s = retention_s
+        self._retention_ns = int(retention_s * 1e9)
+        self._spacing_ns = int(spacing_s * 1e9)
         self._stay: set[int] = {began}
         """Segments that are takeovers, or of which that cannot be told."""
 
@@ -44,7 +48,7 @@ class Retention:
         not change the store any more; it is asked before each deletion."""
         there = [folder for folder in folders(self._store) if folder.name.seq <= newest.name.seq]
         counting = [(folder, written) for folder in there if (written := self._examined(folder)) is not None]
-        kept = _kept([written for _, written in counting], now_ns - int(self._retention_s * 1e9))
+        kept = _kept([written for _, written in counting], now_ns - self._retention_ns, self._spacing_ns)
         oldest = kept[-1].name
         stays = {written.name for written in kept}
         counts = {folder.name for folder, _ in counting}
@@ -126,7 +130,12 @@ def refuse_once_fenced(store: ObjectStore, keys: VolumeKeys, head: Head) -> None
         seq += 1
 
 
-def _kept(counting: list[Written], limit_ns: int) -> list[Written]:
+def _kept(counting: list[Written], limit_ns: int, spacing_ns: int) -> list[Written]:
     """Of the checkpoints that count, newest first, those that stay."""
     young = sum(written.manifest.time_ns >= limit_ns for written in counting)
-    return counting[: max(KEPT_MIN, young + 1)]
+    needed = counting[: max(KEPT_MIN, young + 1)]
+    spaced: list[Written] = []
+    for written in reversed(needed[KEPT_MIN:]):
+        if not spaced or written.manifest.time_ns - spaced[-1].manifest.time_ns >= spacing_ns:
+            spaced.append(written)
+    return needed[:KEPT_MIN] + spaced[::-1]

@@ -57,8 +57,15 @@ class Days:
                         self.states[runtime.log.head.seq] = dump(runtime.metadata)
                     self.written.append(checkpointed(runtime, self.store))
 
-    def sweep(self, *, retention_s: float, now_ns: int, still_ours: Callable[[], None] = nothing) -> None:
-        kept = Retention(self.store, KEYS, began=self.began, retention_s=retention_s)
+    def sweep(
+        self,
+        *,
+        retention_s: float,
+        now_ns: int,
+        spacing_s: float = 0,
+        still_ours: Callable[[], None] = nothing,
+    ) -> None:
+        kept = Retention(self.store, KEYS, began=self.began, retention_s=retention_s, spacing_s=spacing_s)
         kept.sweep(self.written[-1], now_ns, still_ours)
 
     def names(self) -> list[checkpoint.Name]:
@@ -99,6 +106,12 @@ async def test_all_positions_of_the_retention_time_can_be_recovered(tmp_path: Pa
     for gone in (Until(seq=third.name.seq - 1), Until(time_ns=third.manifest.time_ns - 1)):
         with pytest.raises(NotFound, match=when):
             recovered(tmp_path, days.store, until=gone)
+
+
+async def test_older_ones_are_thinned_out_and_no_position_is_lost(tmp_path: Path, days: Days) -> None:
+    days.sweep(retention_s=86_400, spacing_s=3600, now_ns=days.written[0].manifest.time_ns)
+    assert days.names() == [days.written[which].name for which in (5, 4, 0)]
+    days.check(tmp_path)
 
 
 async def test_two_that_count_stay_however_old(tmp_path: Path, days: Days) -> None:
