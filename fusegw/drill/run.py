@@ -22,7 +22,7 @@ from fusegw.drill.sample import Sample, Size
 from fusegw.errors import Corrupt, Invalid, NotFound
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import LOG_TAIL, STATE, STATE_STORED, Head
+from fusegw.meta.schema import STATE, STATE_STORED, Head
 from fusegw.meta.view import View
 from fusegw.ship import checkpoint
 from fusegw.ship.checkpoint import MANIFEST
@@ -163,8 +163,8 @@ def held_by_index(index: Path, clock: Clock) -> Held | None:
     metadata = Metadata(index, size_max_bytes=0, clock=clock)
     try:
         with metadata.view() as view:
-            first = next(view.rows(LOG_TAIL, view.head.commit + 1), None)
-            age = None if first is None else max(0.0, (clock.time_ns() - first[1].since_ns) / 1e9)
+            since = metadata.unshipped_since_ns
+            age = None if since is None else max(0.0, (clock.time_ns() - since) / 1e9)
             return Held("index", view.head if view.head.seq else None, age)
     finally:
         metadata.close()

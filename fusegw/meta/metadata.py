@@ -29,7 +29,7 @@ from fusegw.meta import schema
 from fusegw.meta.codec import Table
 from fusegw.meta.layers import Layer, Rows, new_layer, overlay
 from fusegw.meta.records import encode_delete, encode_put
-from fusegw.meta.unshipped import Standing, Unshipped
+from fusegw.meta.unshipped import Standing, Unshipped, earlier
 from fusegw.meta.view import View
 
 K = TypeVar("K")
@@ -48,11 +48,13 @@ class Change:
     As a context manager it merges on a clean exit and is dropped on an exception.
     """
 
-    __slots__ = ("_layer", "_metadata")
+    __slots__ = ("_layer", "_metadata", "since_ns")
 
     def __init__(self, metadata: "Metadata") -> None:
         self._metadata = metadata
         self._layer: Layer = {}
+        self.since_ns: int | None = None
+        """When what it tells was acknowledged (ns since 1970), if that was before the merge."""
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         rows = self._layer.get(table.name)
@@ -78,7 +80,7 @@ class Change:
 
     def merge(self) -> None:
         """Make it part of the pending set."""
-        self._metadata._merge(self._layer)
+        self._metadata._merge(self._layer, self.since_ns)
         self._layer = {}
 
     def __enter__(self) -> Self:
@@ -215,7 +217,12 @@ class Metadata:
     @property
     def unsaved_since_ns(self) -> int | None:
         """When the oldest change was made that describes the volume and is not committed; None without."""
-        return self._frozen_since_ns if self._frozen_since_ns is not None else self._pending_since_ns
+        return earlier(self._frozen_since_ns, self._pending_since_ns)
+
+    @property
+    def unshipped_since_ns(self) -> int | None:
+        """When the oldest change was made that describes the volume and is not in the log; None without."""
+        return earlier(self.unshipped.since_ns, self.unsaved_since_ns)
 
     def standing(self, ino: int) -> Standing:
         """How far the newest change of the inode's rows has come."""
@@ -257,8 +264,7 @@ class Metadata:
         else:
             for name, rows in self._pending.items():
                 self._frozen[name].update(rows)
-        if self._frozen_since_ns is None:
-            self._frozen_since_ns = self._pending_since_ns
+        self._frozen_since_ns = earlier(self._frozen_since_ns, self._pending_since_ns)
         self._pending_since_ns = None
         self._frozen_rows = sum(map(len, self._frozen.values()))
         self._pending = new_layer()
@@ -289,7 +295,8 @@ class Metadata:
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
         if self._frozen is not None:
-            self.unshipped.committed(self._commit, self._frozen[schema.INODE.name])
+            inodes = self._frozen[schema.INODE.name]
+            self.unshipped.committed(self._commit, inodes, self._frozen_since_ns)
         self._frozen = None
         self._frozen_rows = 0
         self._frozen_since_ns = None
@@ -329,7 +336,9 @@ class Metadata:
 
     # inside
 
-    def _merge(self, layer: Layer) -> None:
+    def _merge(self, layer: Layer, since_ns: int | None) -> None:
+        if since_ns is not None:
+            self._pending_since_ns = earlier(self._pending_since_ns, since_ns)
         for name, rows in layer.items():
             if self._pending_since_ns is None and name in _LOGGED:
                 self._pending_since_ns = self._clock.time_ns()

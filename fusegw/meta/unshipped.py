@@ -45,9 +45,6 @@ class InodeSet:
     def __contains__(self, ino: int) -> bool:
         return bool(self._spans.get(ino >> _SPAN_SHIFT, 0) >> (ino & _SPAN_MASK) & 1)
 
-    def __bool__(self) -> bool:
-        return bool(self._spans)
-
     def update(self, inodes: Iterable[int]) -> None:
         """Take them in."""
         spans = self._spans
@@ -62,12 +59,23 @@ class InodeSet:
             spans[span] = spans.get(span, 0) | bits
 
 
-class Unshipped:
-    """The inodes with committed changes that the log in the store does not have. Loop thread only."""
+class _Commits:
+    """Some commits in a row: the newest, the inodes changed, when the oldest change was made (ns)."""
+
+    __slots__ = ("inodes", "newest", "since_ns")
 
     def __init__(self) -> None:
-        self._uncut, self._uncut_commit = InodeSet(), 0
-        self._cut, self._cut_commit = InodeSet(), 0
+        self.newest = 0
+        self.inodes = InodeSet()
+        self.since_ns: int | None = None
+
+
+class Unshipped:
+    """The commits that the log in the store does not have. Loop thread only."""
+
+    def __init__(self) -> None:
+        self._uncut = _Commits()
+        self._cut = _Commits()
         self._shipped_commit = 0
         self._unreadable_commit = 0
         """Up to this commit nothing is known: the log tail could not be read."""
@@ -79,37 +87,48 @@ class Unshipped:
             for number, commit in view.rows(LOG_TAIL, view.head.commit + 1):
                 records = decode_records(commit.records, f"commit {number} in the log tail")
                 rows = (INODE.decode_key(key) for code, key, _ in records if code == INODE.code)
-                self.committed(number, rows)
+                self.committed(number, rows, commit.since_ns)
         except Corrupt:
             # The shipper meets it too and says so; until it gets past, no file is called safe.
             self._unreadable_commit = view.commit
 
-    def committed(self, number: int, inodes: Iterable[int]) -> None:
+    @property
+    def since_ns(self) -> int | None:
+        """When the oldest change of all was made (ns since 1970); None without."""
+        return earlier(self._cut.since_ns, self._uncut.since_ns)
+
+    def committed(self, number: int, inodes: Iterable[int], since_ns: int | None) -> None:
         """Commit `number` is durable here and has changes of these inodes."""
         if number > self._shipped_commit:
-            self._uncut.update(inodes)
-            self._uncut_commit = number
+            self._uncut.newest = number
+            self._uncut.inodes.update(inodes)
+            self._uncut.since_ns = earlier(self._uncut.since_ns, since_ns)
 
     def cut(self) -> None:
         """All commits told of so far are being shipped."""
-        if not self._uncut:
+        if not self._uncut.newest:
             return
-        if self._cut:
-            self._cut.merge(self._uncut)
-        else:
-            self._cut = self._uncut
-        self._cut_commit, self._uncut = self._uncut_commit, InodeSet()
+        before, self._cut, self._uncut = self._cut, self._uncut, _Commits()
+        self._cut.inodes.merge(before.inodes)
+        self._cut.since_ns = earlier(self._cut.since_ns, before.since_ns)
 
     def shipped(self, commit: int) -> None:
         """The store's log has everything up to this commit."""
         self._shipped_commit = commit
-        if self._cut_commit <= commit:
-            self._cut = InodeSet()
-        if self._uncut_commit <= commit:
-            self._uncut = InodeSet()
+        if self._cut.newest <= commit:
+            self._cut = _Commits()
+        if self._uncut.newest <= commit:
+            self._uncut = _Commits()
 
     def standing(self, ino: int) -> Standing:
         """Where the inode's committed changes are."""
-        if ino in self._uncut or self._unreadable_commit > self._shipped_commit:
+        if ino in self._uncut.inodes or self._unreadable_commit > self._shipped_commit:
             return Standing.LOCAL
-        return Standing.SHIPPING if ino in self._cut else Standing.STORED
+        return Standing.SHIPPING if ino in self._cut.inodes else Standing.STORED
+
+
+def earlier(first: int | None, second: int | None) -> int | None:
+    """The smaller of two times, None standing for never."""
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)

@@ -113,8 +113,7 @@ class LogShipper:
     @property
     def oldest_unshipped_s(self) -> float | None:
         """Age in seconds of the oldest change that is not in the store; None when all are."""
-        row = self._metadata.get(LOG_TAIL, self.head.commit + 1)
-        since = self._metadata.unsaved_since_ns if row is None else row.since_ns
+        since = self._metadata.unshipped_since_ns
         return None if since is None else max(0.0, (self._clock.time_ns() - since) / 1e9)
 
     async def barrier(self) -> None:

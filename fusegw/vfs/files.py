@@ -388,7 +388,7 @@ class Files:
         """The oldest flight has arrived."""
         flight = file.flights.pop(0)
         try:
-            self._enter(file, flight.job.ranges, flight.clip, change, placed)
+            self._enter(file, flight.job.ranges, flight.clip, flight.since, change, placed)
         except BaseException:
             file.flights.insert(0, flight)
             raise
@@ -405,10 +405,14 @@ class Files:
         self._pressure.release(job.nbytes - job.claimed)
         self._let_go(file)
 
-    def _enter(self, file: _File, ranges: list[Range], clip: int, change: Change, placed: Placed) -> None:
+    def _enter(
+        self, file: _File, ranges: list[Range], clip: int, since: float, change: Change, placed: Placed
+    ) -> None:
         before = change.get(INODE, file.ino)
         if before is None:
             return
+        # The change is as old as the data, not as its arrival in the index.
+        change.since_ns = self._clock.time_ns() - int((self._clock.monotonic() - since) * 1e9)
         row = before
         for part, (offset, pieces) in zip(ranges, placed, strict=True):
             length = min(len(part.data), clip - offset)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
 
 from fusegw.assembly import Runtime
@@ -12,7 +13,7 @@ from fusegw.meta.schema import CHUNK, EXTENT, ROOT_INODE
 from fusegw.meta.unshipped import Standing, Unshipped
 from fusegw.store.memory import MemoryStore
 from fusegw.vfs.xattrs import STATE
-from tests.faults.support import KEYS, content, create, source, until, volume, write_file
+from tests.faults.support import KEYS, TUNING, content, create, source, until, volume, write_file
 from tests.ship.truth import check_claims
 
 
@@ -155,6 +156,37 @@ async def test_a_file_with_lost_data_is_never_safe(tmp_path: Path) -> None:
         runtime.volume.closed(ino)
         await runtime.volume.barrier()
         assert state(runtime, ino) == "local"
+
+
+async def test_what_is_not_shipped_is_as_old_as_its_write(tmp_path: Path) -> None:
+    """Not as its arrival in the index, nor as that of what was committed before."""
+    tuning = replace(TUNING, ship_interval_s=3600)
+    async with volume(source(tmp_path, Gated(), tuning=tuning)) as runtime:
+        ino = create(runtime, b"f")
+        await runtime.volume.barrier()
+        runtime.volume.files.opened(ino)
+        await runtime.volume.files.write(ino, 0, b"data")
+        written = trio.current_time()
+
+        def check() -> None:
+            elapsed = trio.current_time() - written
+            ages = runtime.volume.files.oldest_dirty_s, runtime.log.oldest_unshipped_s
+            assert max(age for age in ages if age is not None) >= elapsed - 0.001
+
+        check()
+        await trio.sleep(0.05)
+        create(runtime, b"younger")
+        await runtime.committer.commit()
+        check()
+        runtime.volume.files.send_all()
+        check()
+        await runtime.volume.files.settle(ino)
+        check()
+        await runtime.committer.commit()
+        check()
+        runtime.volume.closed(ino)
+        await runtime.volume.barrier()
+        assert runtime.log.oldest_unshipped_s is None
 
 
 @pytest.mark.parametrize("broken", ["head ignored", "memory ignored"])
