@@ -2,9 +2,9 @@
 
 Kept are the newest two checkpoints that count, whatever their age; of the others of the retention time some,
 at a spacing, since the log between them makes up for the rest; and the newest one before that time. So every
-position of that time can be recovered. Segments go, in ascending order, only below the oldest kept checkpoint,
-and only once there are two; a takeover segment never goes, nor does the segment of a kept position. So a
-writer that was taken over finds its next slot taken, for ever.
+position of that time can be recovered. Segments go, in ascending order, only below the oldest kept
+checkpoint, and only once there are two; a takeover segment never goes, nor does the segment of a kept
+position. So a writer that was taken over finds its next slot taken, for ever.
 
 Order and crashes: of a checkpoint the manifest goes first, so what a crash leaves counts for nothing;
 segments go after the checkpoints that needed them. Folders that never got a manifest go when a newer
