@@ -2,11 +2,14 @@
 
 The environment says what: FUSEGW_TEST_NOTES names the notes of a `NotingDisk`, FUSEGW_TEST_NO_SYNC leaves the
 syncs of packs out, FUSEGW_TEST_AHEAD_S sets the wall clock off, FUSEGW_TEST_NO_FENCING takes every slot of
-the log for free, FUSEGW_TEST_LOG_FIRST ships the log without waiting for the packs it refers to.
+the log for free, FUSEGW_TEST_LOG_FIRST ships the log without waiting for the packs it refers to, and those
+after it.
 """
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,26 @@ class Unfenced:
         return getattr(self._inner, name)
 
 
+class LogFirst:
+    """`ObjectStore` that takes a pack some time after the next segment of the log."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self._inner = inner
+        self._segment = threading.Event()
+
+    def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
+        if key.startswith("packs/"):
+            self._segment.wait(5)
+            time.sleep(0.2)
+        self._inner.put(key, data, create_only=create_only)
+        if key.startswith("log/"):
+            segment, self._segment = self._segment, threading.Event()
+            segment.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 async def _without_waiting(self: Shipper, numbers: frozenset[int]) -> bool:
     return True
 
@@ -66,6 +89,7 @@ def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
         fusegw.serving.open_store = lambda *places, **how: Unfenced(open_store(*places, **how))
     if "FUSEGW_TEST_LOG_FIRST" in os.environ:
         Shipper.stored = _without_waiting
+        fusegw.serving.open_store = lambda *places, **how: LogFirst(open_store(*places, **how))
     notes = os.environ.get("FUSEGW_TEST_NOTES")
     sync = "FUSEGW_TEST_NO_SYNC" not in os.environ
     disk = OsDisk() if notes is None else NotingDisk(Path(notes), sync=sync)

@@ -65,8 +65,8 @@ def rebuilt(gateway: Gateway, directory: Path, look: Callable[[Runtime], Awaitab
         return trio.run(main)
 
 
-async def tree(runtime: Runtime, *, leave_out: str = "") -> Tree:
-    """The whole tree, every byte read, but for what lies below the top-level name `leave_out`."""
+async def tree(runtime: Runtime) -> Tree:
+    """The whole tree, every byte read."""
     volume = runtime.volume
     found: Tree = {}
     waiting = [(ROOT_INODE, "")]
@@ -74,8 +74,6 @@ async def tree(runtime: Runtime, *, leave_out: str = "") -> Tree:
         directory, above = waiting.pop()
         for name, _, inode in list(volume.namespace.readdir(directory, 0)):
             path = above + name.decode()
-            if path == leave_out:
-                continue
             content = inode.target
             if stat.S_ISREG(inode.mode):
                 content = await volume.files.read(inode.ino, 0, inode.size)

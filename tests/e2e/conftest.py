@@ -41,11 +41,12 @@ def any_gateway(request: pytest.FixtureRequest, base: Path) -> Iterator[Gateway]
         yield from _ending(in_s3(base, request.getfixturevalue(f"{request.param}_server")))
 
 
-def in_s3(base: Path, server: S3Server) -> Gateway:
+def in_s3(base: Path, server: S3Server, *, module: str = "fusegw.cli.main") -> Gateway:
     options = server.options()
     address = ("--store", options.url, "--endpoint-url", server.endpoint_url, "--region", "us-east-1")
     account = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
-    return Gateway(base, location=address, environment=account | {"AWS_EC2_METADATA_DISABLED": "true"})
+    environment = account | {"AWS_EC2_METADATA_DISABLED": "true"}
+    return Gateway(base, module=module, location=address, environment=environment)
 
 
 def _ending(gateway: Gateway) -> Iterator[Gateway]:

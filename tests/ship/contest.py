@@ -48,18 +48,19 @@ class Writer:
             if self.fenced:
                 return
 
-    async def barrier(self, runtime: Runtime) -> None:
-        """Try one; what it confirms counts."""
+    async def barrier(self, runtime: Runtime) -> bool:
+        """Try one; what it confirms counts. False when the store's failure ended it."""
         covered = len(self.history)
         try:
             await runtime.volume.barrier()
         except Fenced:
             self.fenced = True
         except Unavailable:
-            return
+            return False
         else:
             assert not self.fenced, f"{self.name}: a barrier returned after one that said fenced"
             self.confirmed, self.barriers = covered, self.barriers + 1
+        return True
 
     async def _step(self, runtime: Runtime) -> None:
         number = len(self.history)
@@ -136,7 +137,8 @@ async def contest(
             if not busy:
                 quiet.set()
             await settled.wait()
-            await writer.barrier(runtime)
+            while not await writer.barrier(runtime):
+                pass  # of a request that was on its way before the store calmed down
 
     async def referee() -> None:
         await quiet.wait()
