@@ -192,7 +192,20 @@ class Duel:
             assert (self.old.root / path).read_bytes() == late.content_of(path), path
         self.unsent += len(unsent)
         self.old.umount()
+        self.salvage(unsent, late)
         self.old, self.new = self.new, self.old
+
+    def salvage(self, unsent: list[str], late: Load) -> None:
+        """All of these files come out of the old host, byte for byte, and nothing that is wrong."""
+        directory = self._base / "salvaged"
+        self.old.command("salvage", NAME, directory, *(["--from", "meta"] if unsent else []))
+        written = {path: directory / "meta" / path for path in late.sizes}
+        for path in unsent:
+            assert written[path].read_bytes() == late.content_of(path), path
+        for path, file in written.items():
+            assert not file.exists() or late.content_of(path).startswith(file.read_bytes()), path
+        assert not list(directory.glob("*.incomplete"))
+        shutil.rmtree(directory, ignore_errors=True)
 
     def judge(self) -> Tree:
         """What the store gives back has all that barriers confirmed, and of the rest nothing wrong."""
