@@ -109,7 +109,7 @@ def _held(site: Site, name: str, clock: SystemClock) -> Held | None:
         pass
     else:
         head = anchor_in(status.anchor, "the gateway's answer") if status.anchor else None
-        return Held("gateway", head, status.oldest_unshipped_s)
+        return Held("reader" if status.read_only else "gateway", head, status.oldest_unshipped_s)
     try:
         with volume_lock(site.paths(name)):
             return held_by_index(site.paths(name).meta_dir, clock)
@@ -171,7 +171,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
 _SAID_BY = {
     "gateway": "says the running gateway",
     "index": "says the index of this host, which is not mounted",
-    "store": "since the newest position; this host knows no later change",
+    "store": "since the newest position; this host writes nothing and knows no later change",
 }
 
 

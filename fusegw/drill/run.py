@@ -45,7 +45,8 @@ OnProgress = Callable[[str, float, float | None], None]
 class Held(msgspec.Struct, frozen=True):
     """What this host knows of the volume, from the running gateway or from the index of an unmounted one."""
 
-    by: Literal["gateway", "index"]
+    by: Literal["gateway", "index", "reader"]
+    """reader: a gateway that only reads, and does not know what the writer still holds."""
     head: Head | None
     """The newest segment that it had shipped: the store must contain it. None before the first."""
     oldest_unshipped_s: float | None
@@ -83,8 +84,8 @@ class Report(msgspec.Struct, kw_only=True):
     rpo_s: float | None = None
     """Age of the oldest change that would have been lost, had this host been lost when the drill began."""
     rpo_by: Literal["gateway", "index", "store"] = "store"
-    """Who said so: the running gateway, the unmounted index, or nobody: then it is the time since the newest
-    position was sealed, and more than that may not have been lost."""
+    """Who said so: the running gateway, the unmounted index, or nobody here: then it is the time since the
+    newest position was sealed, and whatever a writer elsewhere holds is younger than that."""
     rto_index_s: float | None = None
     """Until the index was there: a gateway would have been mounted then."""
     rto_first_byte_s: float | None = None
@@ -208,7 +209,7 @@ def _recover(
     report.sealed_unix_s = recovered.time_ns / 1e9
     report.checkpoint = recovered.checkpoint
     report.recovery_bytes = recovered.nbytes + recovered.checkpoint_bytes
-    if drill.held is None:
+    if drill.held is None or drill.held.by == "reader":
         report.rpo_s = max(0.0, (drill.clock.time_ns() - recovered.time_ns) / 1e9)
     else:
         report.rpo_by, report.rpo_s = drill.held.by, drill.held.oldest_unshipped_s or 0.0

@@ -79,6 +79,9 @@ def test_damage_is_exit_code_11_with_the_object_and_the_files(mounted: Host) -> 
     assert mounted.real("umount", "tank").code == 0
     # Without a gateway the index of this host knows what must be there.
     assert mounted.run("drill", "--json").json()["rpo_by"] == "index"
+    assert mounted.real("mount", "tank", mounted.mountpoint, "-o", "ro", "--cache-size", "128M").code == 0
+    assert mounted.run("drill", "--json").json()["rpo_by"] == "store"
+    assert mounted.real("umount", "tank").code == 0
     last = sorted((mounted.store / "tank" / "log").iterdir())[-1]
     last.unlink()
     done = mounted.run("drill")
