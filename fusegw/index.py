@@ -1,9 +1,11 @@
 """The index of a volume, opened: found as it is in the store, or rebuilt from there, and in a new epoch.
 
-Order for writing: the index on this host is compared with the store's log; when the log went on without it,
-or there is no index here, it is rebuilt from the log; then a takeover segment begins the new epoch. Nothing
-in the store is changed before the comparison. An index with changes that never reached the store is set
-aside with the packs it needs, never deleted.
+Order for writing: the index on this host is compared with the store's log; then a takeover segment begins the
+new epoch. When the log went on without the index, it catches up first, and as often as another writer is
+faster: that costs what the other one wrote meanwhile, so a busy writer does not keep a new one off. Where
+there is no index, or one that cannot catch up, it is rebuilt from the store. Nothing in the store is changed
+before the comparison. An index with changes that never reached the store is set aside with the packs it
+needs, never deleted.
 """
 
 import logging
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
@@ -21,8 +24,9 @@ from fusegw.errors import Busy, Corrupt, Invalid, NotFound
 from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
+from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID, Head
 from fusegw.ship.chain import Pruned, refuse_gap
+from fusegw.ship.follow import Tail
 from fusegw.ship.recover import recover
 from fusegw.ship.resume import unstored_names
 from fusegw.ship.segment import SEGMENT_BYTES_MAX, digest, object_key
@@ -31,8 +35,10 @@ from fusegw.store.base import ObjectStore
 from fusegw.vfs.fresh import create_volume_root
 
 log = logging.getLogger(__name__)
-_TRIES = 5
+_TRIES = 50
 """Takeovers lost to others before the mount gives up."""
+_REBUILDS = 5
+"""Of the index, likewise."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -74,11 +80,31 @@ def open_index(source: Source) -> Metadata:
         return _opened_to_follow(source)
     if source.read_only:
         return _opened(source)
-    for _ in range(_TRIES):
+    for _ in range(_REBUILDS):
         _rebuild_if_missing(source)
         metadata = _opened(source)
         try:
-            head = admit(metadata, source.store, source.keys, metadata.head)
+            _begin_reign(metadata, source)
+            _create_if_new(metadata, source)
+            if source.identity is not None:
+                record_identity(metadata, source.identity)
+        except Superseded as error:
+            log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
+            _retire(metadata, source)
+        except BaseException:
+            metadata.close()
+            raise
+        else:
+            return metadata
+    raise _crowded_out(source)
+
+
+def _begin_reign(metadata: Metadata, source: Source) -> None:
+    """A new epoch, at the end of the log. Superseded when the index cannot be brought there; Busy."""
+    head = metadata.head
+    for _ in range(_TRIES):
+        try:
+            head = admit(metadata, source.store, source.keys, head)
             take_over(
                 metadata,
                 source.store,
@@ -88,20 +114,32 @@ def open_index(source: Source) -> Metadata:
                 clock=source.clock,
                 entropy=source.entropy,
             )
-            metadata.renew()
-            _create_if_new(metadata, source)
-            if source.identity is not None:
-                record_identity(metadata, source.identity)
+            return
         except Superseded as error:
-            log.warning("the index on this host is not the newest, rebuilding it from the store: %s", error)
             metadata.renew()
-            _retire(metadata, source)
-        except BaseException:
-            metadata.close()
-            raise
-        else:
-            return metadata
-    raise Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
+            if _has_unsent(metadata) or unstored_names(metadata):
+                raise
+            log.info("the log went on without the index on this host, catching up: %s", error)
+            head = _caught_up(metadata, source)
+        finally:
+            metadata.renew()
+    raise _crowded_out(source)
+
+
+def _caught_up(metadata: Metadata, source: Source) -> Head:
+    """The end of the log, to which the index was brought. Superseded when it does not go on from there."""
+    tail = Tail(metadata, source.store, source.keys, metadata.head)
+    try:
+        while tail.advance(look_for_gap=True) is not None:
+            pass
+    except Corrupt as error:
+        # Pruned, or damaged: a checkpoint may lie behind that.
+        raise Superseded(str(error)) from None
+    return replace(tail.tip, commit=metadata.commit_number)
+
+
+def _crowded_out(source: Source) -> Busy:
+    return Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
 
 
 def _opened_to_follow(source: Source) -> Metadata:

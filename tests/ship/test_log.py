@@ -10,6 +10,7 @@ from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt, Fenced, FusegwError, Invalid, NotFound
 from fusegw.meta.schema import LOGGED_TABLES, ROOT_INODE
+from fusegw.ship import segment
 from fusegw.store.faulty import FaultyStore
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import content, create, read_file, source, until, volume, write_file
@@ -88,6 +89,45 @@ async def test_an_idle_gateway_learns_that_it_is_fenced(tmp_path: Path) -> None:
             with pytest.raises(Fenced, match="took the volume over"):
                 await old.volume.barrier()
             assert await read_file(new, b"shared") == content(1, 200_000)
+
+
+async def test_a_busy_writer_does_not_keep_a_new_one_off(tmp_path: Path) -> None:
+    """Whoever loses a slot goes on from where it is: it does not read the whole log again."""
+
+    class Outrun(MemoryStore):
+        """Before each of the first takeovers arrives, the old writer fills the slot."""
+
+        def __init__(self) -> None:
+            super().__init__(clock=SystemClock())
+            self.left = 0
+            self.read: list[str] = []
+
+        def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
+            if self.left and key.startswith("log/"):
+                left, self.left = self.left - 1, 0
+                trio.from_thread.run(ship_one_more, left)
+                self.left = left
+            super().put(key, data, create_only=create_only)
+
+        def get(self, key: str, *, size_max: int) -> bytes:
+            self.read.append(key)
+            return super().get(key, size_max=size_max)
+
+    store = Outrun()
+    async with volume(source(tmp_path / "old", store, unmount_wait_s=0.0)) as old:
+
+        async def ship_one_more(number: int) -> None:
+            create(old, b"%d" % number)
+            await old.volume.barrier()
+
+        await old.volume.barrier()
+        store.left, store.read = 20, []
+        async with volume(source(tmp_path / "new", store)) as new:
+            assert store.left == 0
+            for number in range(20):
+                assert new.volume.namespace.lookup(ROOT_INODE, b"%d" % number) is not None
+            first = [key for key in store.read if key == segment.object_key(1)]
+            assert len(first) == 1, "the index was built more than once"
 
 
 async def test_what_a_fenced_writer_has_left_never_reaches_the_store(tmp_path: Path) -> None:
