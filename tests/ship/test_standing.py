@@ -12,6 +12,7 @@ from fusegw.errors import Corrupt, NotFound, Unavailable
 from fusegw.meta.schema import CHUNK, EXTENT, ROOT_INODE
 from fusegw.meta.unshipped import Standing, Unshipped
 from fusegw.store.memory import MemoryStore
+from fusegw.vfs import unstored
 from fusegw.vfs.xattrs import STATE
 from tests.faults.support import KEYS, TUNING, content, create, source, until, volume, write_file
 from tests.ship.truth import check_claims
@@ -156,6 +157,40 @@ async def test_a_file_with_lost_data_is_never_safe(tmp_path: Path) -> None:
         runtime.volume.closed(ino)
         await runtime.volume.barrier()
         assert state(runtime, ino) == "local"
+
+
+async def test_the_bytes_of_a_file_that_only_this_host_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unstored, "_EXTENTS_PER_TURN", 3)
+    store = Gated()
+    async with volume(source(tmp_path, store)) as runtime:
+        files = runtime.volume.files
+
+        async def nbytes() -> int:
+            return await unstored.unstored_bytes(runtime.metadata, files, ino)
+
+        ino = await write_file(runtime, b"f", content(1, 1_000_000))
+        assert await nbytes() == 1_000_000
+        await runtime.volume.barrier()
+        assert await nbytes() == 0
+        store.closed = ("packs/",)
+        files.opened(ino)
+        await files.write(ino, 100_000, content(2, 300_000))
+        assert await nbytes() == 300_000, "in memory"
+        await files.write(ino, 5_000_000, content(3, 200_000))
+        await files.settle(ino)
+        assert await nbytes() == 500_000, "in the index, the hole not counted"
+        await runtime.volume.sync()
+        await until(lambda: state(runtime, ino) == "shipping")
+        assert await nbytes() == 500_000
+        store.closed = ("log/",)
+        stored = runtime.shipper.stored_packs
+        await until(lambda: runtime.shipper.stored_packs > stored)
+        assert (state(runtime, ino), await nbytes()) == ("shipping", 0), "metadata alone"
+        store.closed = ()
+        files.truncate(ino, 0)
+        runtime.volume.closed(ino)
 
 
 async def test_what_is_not_shipped_is_as_old_as_its_write(tmp_path: Path) -> None:
