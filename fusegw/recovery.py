@@ -303,7 +303,7 @@ def _refuse_if_not_writable(
         )
     if not wanted.unsafe_no_fencing and not probe_create_only(store, entropy):
         raise Invalid(
-            f"store {store.url} cannot refuse to create an object twice, so the gateway before this one "
+            f"store {store.url} ignores conditional writes (If-None-Match), so the gateway before this one "
             "could not be kept from writing; use another store, or accept that with --unsafe-no-fencing"
         )
 

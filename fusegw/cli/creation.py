@@ -74,8 +74,9 @@ def create(
         with registry.reserve(creation.name) as reservation, ExitStack() as stack:
             if not creation.unsafe_no_fencing and not probe_create_only(store, entropy):
                 raise Invalid(
-                    f"store {store.url} cannot refuse to create an object twice, so two gateways could "
-                    "overwrite each other unseen; use another store, or accept that with --unsafe-no-fencing"
+                    f"store {store.url} ignores conditional writes (If-None-Match): two gateways could "
+                    "overwrite each other unseen; use a store that honours them, or accept that with "
+                    "--unsafe-no-fencing"
                 )
             write = stack.enter_context(recovery_file(recovery_to)) if recovery_to is not None else None
             made = create_volume(store, creation.name, opener, kdf=creation.kdf, clock=clock, entropy=entropy)

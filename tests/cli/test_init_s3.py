@@ -119,6 +119,7 @@ def test_a_server_that_ignores_conditions_needs_consent(host: Host, rclone_serve
     url = rclone_server.options().url
     done = init(host, rclone_server.endpoint_url, "--store", url)
     assert done.code == 3 and "--unsafe-no-fencing" in done.err, done
+    assert "If-None-Match" in done.err, done
     assert not host.recovery.exists() and host.run("ls-volumes", "--json").json() == {"volumes": []}
     done = init(host, rclone_server.endpoint_url, "--store", url, "--unsafe-no-fencing")
     assert done.code == 0, done
