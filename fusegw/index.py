@@ -41,6 +41,10 @@ _REBUILDS = 5
 """Of the index, likewise."""
 
 
+class _Empty(Invalid):
+    """The index holds no volume."""
+
+
 class Source(msgspec.Struct, frozen=True):
     """What a volume is made from."""
 
@@ -147,8 +151,7 @@ def _opened_to_follow(source: Source) -> Metadata:
 
     What was being written when this host was the writer is set aside, never shown.
     """
-    _rebuild_if_missing(source)
-    metadata = _opened(source)
+    metadata = _opened_or_rebuilt(source)
     try:
         why, is_old = _unfit(metadata, source)
         if why is None:
@@ -170,6 +173,20 @@ def _opened_to_follow(source: Source) -> Metadata:
     _retire(metadata, source)
     rebuilt.rename(source.meta_dir)
     return _opened(source)
+
+
+def _opened_or_rebuilt(source: Source) -> Metadata:
+    """The index, which holds a volume; one that was built before there was one is built once more."""
+    for _ in range(2):
+        _rebuild_if_missing(source)
+        try:
+            return _opened(source)
+        except _Empty:
+            shutil.rmtree(source.meta_dir)
+    raise Invalid(
+        f"{source.store.url} holds nothing of the volume yet: mount it for writing, and try again when that "
+        "gateway has shipped something (fusegw sync --wait)"
+    )
 
 
 def _unfit(metadata: Metadata, source: Source) -> tuple[str | None, bool]:
@@ -213,7 +230,7 @@ def _opened(source: Source) -> Metadata:
                 f"fusegw recover --at {source.fixed_at}"
             )
         if found is None and source.read_only:
-            raise Invalid(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
+            raise _Empty(f"the metadata in {source.meta_dir} is empty: mount the volume for writing first")
         if found is not None and found != source.keys.volume_id:
             raise Invalid(
                 f"the metadata in {source.meta_dir} belongs to volume {found.hex()}, the store holds volume "

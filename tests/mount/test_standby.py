@@ -229,6 +229,7 @@ def churn_and_compare(writer: Gateway, standby: Gateway, rounds: int) -> None:
 
 def test_nothing_stale_is_left_by_readers_that_look_meanwhile(gateway: Gateway, other: Gateway) -> None:
     gateway.mount()
+    barrier(gateway)
     other.mount("--follow")
     churn_and_compare(gateway, other, 6)
 
@@ -281,6 +282,7 @@ def test_promotion(gateway: Gateway, other: Gateway) -> None:
 
 def test_the_roles_can_be_changed_back(gateway: Gateway, other: Gateway) -> None:
     gateway.mount()
+    barrier(gateway)
     other.mount("--follow")
     (gateway.root / "first").write_bytes(b"1")
     shown(gateway, other)
@@ -308,6 +310,7 @@ def test_what_cannot_be_promoted_says_why(gateway: Gateway, other: Gateway) -> N
 def test_an_ended_standby_leaves_nothing(gateway: Gateway, other: Gateway) -> None:
     """Also with somebody on it who reads while notices are sent."""
     gateway.mount()
+    barrier(gateway)
     other.mount("--follow")
     chance = random.Random(2)
     with readers(other.root):
@@ -324,6 +327,7 @@ def test_an_ended_standby_leaves_nothing(gateway: Gateway, other: Gateway) -> No
 @pytest.mark.timeout(3600)
 def test_the_kernel_keeps_nothing_stale_in_a_hundred_rounds(gateway: Gateway, other: Gateway) -> None:
     gateway.mount()
+    barrier(gateway)
     other.mount("--follow")
     churn_and_compare(gateway, other, 100)
 
@@ -335,6 +339,7 @@ def test_a_new_file_is_seen_within_two_ship_intervals(gateway: Gateway, other: G
     gateway.configure("")
     other.configure("")
     gateway.mount()
+    barrier(gateway)
     other.mount("--follow")
     interval_s, chance = 5.0, random.Random(3)
     waits = []
@@ -361,6 +366,7 @@ def test_promotions_take_less_than_five_seconds(gateway: Gateway, other: Gateway
     for host in (writer, standby):
         host.configure("")
     writer.mount()
+    barrier(writer)
     chance, took, fenced, kept = random.Random(4), [], [], dict[str, bytes]()
     for number in range(20):
         standby.mount("--follow")

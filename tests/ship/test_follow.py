@@ -152,6 +152,24 @@ async def test_it_changes_nothing_in_the_store(tmp_path: Path) -> None:
             assert follower.error is None and follower.behind_segments == 0
 
 
+async def test_a_volume_of_which_nothing_was_shipped_yet_cannot_be_followed_until_it_is(
+    tmp_path: Path,
+) -> None:
+    store = new_store()
+    with pytest.raises(Invalid, match="nothing of the volume yet"):
+        async with volume(standby(tmp_path / "standby", store)):
+            pass
+    slow = replace(TUNING, ship_interval_s=3600.0)
+    async with volume(source(tmp_path / "writer", store, tuning=slow)) as writer:
+        assert [entry.key for entry in store.list("log/")] == [segment.object_key(1)]
+        with pytest.raises(Invalid, match="nothing of the volume yet"):
+            async with volume(standby(tmp_path / "standby", store)):
+                pass
+        await writer.volume.barrier()
+        async with following(standby(tmp_path / "standby", store)) as (_, follower):
+            await shown(writer, follower)
+
+
 async def test_what_changed_is_told_before_it_counts_as_shown(tmp_path: Path) -> None:
     store = new_store()
     told: list[Changed] = []
