@@ -23,13 +23,14 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    PromoteReply,
     ShutdownReply,
     StatusReply,
     StoreHealth,
     SyncProgress,
     SyncReply,
 )
-from fusegw.errors import Unavailable
+from fusegw.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:  # as in the real gateway, the event loop is imported in the background process
     import trio
@@ -94,6 +95,9 @@ class Handler:
 
     def progress(self) -> SyncProgress:
         return SyncProgress(backlog_bytes=1, upload_rate_bytes_s=1.0)
+
+    async def promote(self) -> PromoteReply:
+        raise Invalid("the volume follows no other gateway: there is nothing to promote")
 
     async def shutdown(self) -> ShutdownReply:
         self._ended.set()

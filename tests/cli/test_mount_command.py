@@ -161,6 +161,25 @@ def test_options_reach_the_gateway(tank: Host) -> None:
     assert tank.settings()["tuning"]["pack_size"] == 4 << 20  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "table"),
+    [
+        (("--follow",), ""),
+        (("--read-only", "--follow"), ""),
+        (("-o", "ro,follow"), ""),
+        ((), "follow = true"),
+    ],
+)
+def test_a_standby_is_read_only_but_not_for_the_kernel(
+    tank: Host, arguments: tuple[str, ...], table: str
+) -> None:
+    tank.config(f"[volumes.tank]\nship_interval_s = 4\n{table}\n")
+    assert tank.spawn("mount", "tank", tank.mountpoint, *arguments).code == 0
+    settings = tank.settings()
+    assert settings["follow"] is True and settings["read_only"] is True
+    assert settings["options"]["read_only"] is False  # type: ignore[index]
+
+
 def test_the_gateways_process_is_hardened(tank: Host) -> None:
     tank.spawn("mount", "tank", tank.mountpoint, FUSEGW_PASSPHRASE_FILE="", FUSEGW_PASSPHRASE=PASSPHRASE)
     holder = present_holder(tank.paths())

@@ -42,6 +42,7 @@ def test_for_the_kernel() -> None:
 def test_the_last_of_two_counts() -> None:
     assert parse_options(["ro"]).read_only
     assert not parse_options(["ro,rw"]).read_only
+    assert parse_options(["follow,noatime"]).follow and not parse_options(["ro"]).follow
     assert parse_options(["allow_other", "noallow_other"]).allow_other is False
 
 

@@ -18,6 +18,7 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    PromoteReply,
     Request,
     ShutdownReply,
     StatusReply,
@@ -90,6 +91,12 @@ class FakeGateway:
             self.reported.set()
         return SyncProgress(backlog_bytes=self.reports_left, upload_rate_bytes_s=1.0)
 
+    async def promote(self) -> PromoteReply:
+        await self.reported.wait()
+        if self.failure is not None:
+            raise self.failure
+        return PromoteReply(epoch=4, log_seq=9, took_s=0.5)
+
     async def shutdown(self) -> ShutdownReply:
         return ShutdownReply(pid=1)
 
@@ -119,6 +126,16 @@ async def test_questions_are_answered(socket_file: Path) -> None:
         assert await trio.to_thread.run_sync(client.shutdown) == ShutdownReply(pid=1)
         with pytest.raises(Busy, match="counting"):
             await trio.to_thread.run_sync(client.cache_stats)
+
+
+async def test_a_promotion_gives_signs_of_life(socket_file: Path) -> None:
+    gateway = FakeGateway()
+    async with serving(socket_file, gateway) as client:
+        reply = PromoteReply(epoch=4, log_seq=9, took_s=0.5)
+        assert await trio.to_thread.run_sync(client.promote) == reply
+        gateway.failure = Invalid("no standby")
+        with pytest.raises(Invalid, match="no standby"):
+            await trio.to_thread.run_sync(client.promote)
 
 
 async def test_an_unexpected_error_is_answered_and_the_gateway_lives_on(socket_file: Path) -> None:

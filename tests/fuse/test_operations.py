@@ -113,3 +113,23 @@ async def test_read_only_handlers_refuse_by_themselves() -> None:
     ]
     for handler in refused:
         assert await code_of(handler) == errno.EROFS
+
+
+async def test_changes_are_let_in_again_and_go_to_the_volume_that_is_named() -> None:
+    before, after = Volume(), Volume()
+    served = operations(before)
+    served.refuse_changes("a standby")
+    stand_in: Any = after
+    served.accept_changes(stand_in)
+    fields: Any = SimpleNamespace(
+        update_size=False,
+        update_mode=True,
+        update_uid=False,
+        update_gid=False,
+        update_atime=False,
+        update_mtime=False,
+        update_ctime=False,
+    )
+    wanted: Any = SimpleNamespace(st_mode=0o755)
+    await served.setattr(PRESENT | 5, wanted, fields, None, request(1))
+    assert (len(before.callers), len(after.callers)) == (0, 1)

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
+from msgspec.structs import replace
 
-from fusegw.assembly import Runtime
-from fusegw.errors import Fenced, Unavailable
+from fusegw.assembly import Runtime, promote
+from fusegw.errors import Busy, Fenced, Invalid, Unavailable
 from fusegw.index import Source
 from fusegw.meta.schema import ROOT_INODE
 from tests.faults.support import content, create, read_file, volume, write_file
@@ -119,10 +120,12 @@ async def contest(
     source_of: Callable[[str], Source],
     calm: Callable[[], object] = lambda: None,
 ) -> list[Writer]:
-    """An old writer at work, one or two that take over from it at any time, and the state they leave."""
+    """An old writer at work, one or two that take over from it at any time, by a mount or as a standby that
+    is promoted, and the state they leave."""
     names = ["old", "new", "newer"][: chance.choice((2, 2, 3))]
     writers = [Writer(name, random.Random(chance.random())) for name in names]
     delays = [0.0, *(chance.uniform(0.0, 3.0) for _ in names[1:])]
+    standbys = {name for name in names[1:] if chance.random() < 0.4}
     quiet, settled = trio.Event(), trio.Event()
     busy = len(writers)
 
@@ -130,7 +133,8 @@ async def contest(
         nonlocal busy
         await after.wait()
         await trio.sleep(delay_s)
-        async with mounted(source_of(writer.name)) as runtime:
+        mounting = promoted if writer.name in standbys else mounted
+        async with mounting(source_of(writer.name)) as runtime:
             begun.set()
             await writer.work(runtime, 6)
             busy -= 1
@@ -185,5 +189,25 @@ async def mounted(source: Source) -> AsyncIterator[Runtime]:
                 runtime = await stack.enter_async_context(volume(source))
                 break
             except Unavailable:
+                await trio.sleep(0.1)
+        yield runtime
+
+
+@asynccontextmanager
+async def promoted(source: Source) -> AsyncIterator[Runtime]:
+    """The volume on a standby that became its writer, likewise; it stands by once something is there."""
+    given = replace(source, read_only=True, follow=True)
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                runtime = await stack.enter_async_context(volume(given))
+                break
+            except (Unavailable, Invalid):
+                await trio.sleep(0.1)
+        while True:
+            try:
+                await promote(runtime, switch=lambda: None)
+                break
+            except (Unavailable, Busy):
                 await trio.sleep(0.1)
         yield runtime
