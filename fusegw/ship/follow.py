@@ -40,7 +40,7 @@ GAP_LOOKS_S = 60.0
 """Time between two looks for a segment that is missing while later ones are there."""
 DAMAGED_S = 30.0
 """Pause before a segment that does not open is read again."""
-_TRIES = 5
+_TRIES = 50
 """Takeovers lost to others before a promotion gives up."""
 
 
