@@ -48,7 +48,9 @@ class Victim:
         self._rounds = 0
 
     def mount(self) -> None:
-        self.gateway.configure(f"[volumes.{NAME}]\nship_interval_s = 0.5\n")
+        # Checkpoints are written all the time, and the log is pruned at once.
+        eager = "checkpoint_log_size = '16K'\ncheckpoint_retention_s = 0\n"
+        self.gateway.configure(f"[volumes.{NAME}]\nship_interval_s = 0.5\n{eager}")
         self.gateway.mount("--cache-size", "1G", **self._environment)
 
     def round(self) -> None:
