@@ -274,7 +274,10 @@ def _recover(source: Source, place: Path) -> None:
         metadata_limit_bytes=source.tuning.metadata_limit_bytes,
         clock=source.clock,
     )
-    log.info("rebuilt the index from segment %d (epoch %d) of the log", found.head.seq, found.head.epoch)
+    log.info(
+        "rebuilt the index at segment %d (epoch %d) of the log, from checkpoint %s and %d segments",
+        *(found.head.seq, found.head.epoch, found.checkpoint, found.segments),
+    )
 
 
 def _create_if_new(metadata: Metadata, source: Source) -> None:

@@ -23,7 +23,7 @@ from fusegw.meta.rebuild import Rebuild
 from fusegw.meta.schema import Head
 from fusegw.ship import checkpoint, segment
 from fusegw.ship.chain import LogReader, Pruned
-from fusegw.ship.checkpoints import Written, examine, folders, read_part
+from fusegw.ship.checkpoints import Folder, Written, examine, folders, read_part
 from fusegw.ship.segment import TAKEOVER, Segment
 from fusegw.store.base import ObjectStore
 
@@ -134,19 +134,28 @@ class _Recovery:
         self._skipped: list[str] = []
 
     def starts(self) -> Iterator[Written | None]:
-        """The checkpoints that count and are not too new, the newest first; then None, for no checkpoint."""
-        until = self._until
-        for folder in folders(self._store):
-            if until.seq is not None and folder.name.seq > until.seq:
-                continue
-            try:
-                written = examine(self._store, self._keys, folder)
-            except (Corrupt, UnknownFormat) as error:
-                self._skip(error)
-            else:
-                if until.time_ns is None or written.manifest.time_ns <= until.time_ns:
+        """The checkpoints that count and are not too new, the newest first; then None, for no checkpoint.
+
+        Their writer may meanwhile write others and take these away, so it is looked for new ones in the end.
+        """
+        tried: set[checkpoint.Name] = set()
+        while there := [folder for folder in folders(self._store) if folder.name not in tried]:
+            for folder in there:
+                tried.add(folder.name)
+                if (written := self._counting(folder)) is not None:
                     yield written
         yield None
+
+    def _counting(self, folder: Folder) -> Written | None:
+        until = self._until
+        if until.seq is not None and folder.name.seq > until.seq:
+            return None
+        try:
+            written = examine(self._store, self._keys, folder)
+        except (Corrupt, UnknownFormat) as error:
+            self._skip(error)
+            return None
+        return written if until.time_ns is None or written.manifest.time_ns <= until.time_ns else None
 
     def attempt(self, metadata: Metadata, start: Written | None) -> Recovered | None:
         """The index at the position that is wanted, from the checkpoint and what the log has after it; None

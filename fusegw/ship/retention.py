@@ -42,6 +42,7 @@ class Retention:
         self._spacing_ns = int(spacing_s * 1e9)
         self._stay: set[int] = {began}
         """Segments that are takeovers, or of which that cannot be told."""
+        self._sure = False
 
     def sweep(self, newest: Written, now_ns: int, still_ours: Callable[[], None]) -> None:
         """After `newest` was written: take away what is not kept. `still_ours` raises when this gateway must
@@ -80,6 +81,8 @@ class Retention:
 
     def _prune(self, below: int, still_ours: Callable[[], None]) -> None:
         """Take the segments below `below` away that are no takeovers."""
+        if not self._sure:
+            self._check_reign()
         batch: list[str] = []
         for entry in self._store.list("log/"):
             seq = segment.number_of(entry.key)
@@ -96,6 +99,14 @@ class Retention:
         if batch:
             still_ours()
             self._store.delete(batch)
+
+    def _check_reign(self) -> None:
+        """What follows `began` is taken away unread, so nothing but a takeover may stand there."""
+        key = segment.object_key(self._began)
+        found, _ = segment.opened(self._store.get(key, size_max=SEGMENT_BYTES_MAX), self._began, self._keys)
+        if found.kind != TAKEOVER:
+            raise Corrupt(f"log segment {key} does not begin a reign: nothing of the log is taken away")
+        self._sure = True
 
     def _may_go(self, seq: int) -> bool:
         if seq in self._stay:

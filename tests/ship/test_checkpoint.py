@@ -268,6 +268,26 @@ async def test_an_anchor_below_the_checkpoint_is_followed_as_far_as_the_log_is_k
     assert not recovered(tmp_path, past.store, anchor=old)[0].anchor_checked
 
 
+async def test_a_recovery_finds_the_checkpoints_that_replaced_those_it_had_seen(
+    tmp_path: Path, past: Past
+) -> None:
+    """Its writer writes another one, and takes away what that replaces, while the first is read."""
+    past.prune()
+    newest = [entry.key for entry in past.store.list(f"checkpoints/{past.written[1].name}/")]
+    newer = {key: past.store.get(key, size_max=1 << 24) for key in newest}
+    past.store.delete(newest)
+
+    def replace(progress: Progress) -> None:
+        if progress.parts == 1 and newer:
+            past.store.delete([past.key(number, 0) for number in range(20)])
+            while newer:
+                past.store.put(*newer.popitem())
+
+    done, state = recovered(tmp_path, past.store, on_progress=replace)
+    assert (state, done.checkpoint) == (past.newest, past.written[1].name.seq)
+    assert str(past.written[0].name) in done.skipped[0]
+
+
 class Stopping(MemoryStore):
     """Ends the process after so many more changes, the last of them made or not."""
 

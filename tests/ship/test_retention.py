@@ -9,7 +9,7 @@ import trio
 
 from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock
-from fusegw.errors import Fenced, FusegwError, NotFound
+from fusegw.errors import Corrupt, Fenced, FusegwError, NotFound
 from fusegw.index import Source
 from fusegw.meta.schema import ROOT_INODE
 from fusegw.ship import checkpoint, segment
@@ -188,6 +188,14 @@ async def test_a_segment_of_an_earlier_reign_that_cannot_be_read_stays(days: Day
     days.sweep(retention_s=0, now_ns=10**19)
     assert 2 in numbers(days.store)
     assert 3 not in numbers(days.store)
+
+
+async def test_nothing_is_taken_away_from_a_reign_that_does_not_begin_with_a_takeover(days: Days) -> None:
+    before = numbers(days.store)
+    days.began += 1
+    with pytest.raises(Corrupt, match="does not begin a reign"):
+        days.sweep(retention_s=0, now_ns=10**19)
+    assert numbers(days.store) == before
 
 
 async def test_a_gateway_starts_on_a_pruned_log(tmp_path: Path, days: Days) -> None:
