@@ -283,10 +283,6 @@ class _Replay:
             ) from None
         finally:
             self._step.abandon()
-        if self._until == Until() and self.head.seq != reader.at.seq:
-            # Parts without their end: the next takeover must follow them all the same.
-            self.head = reader.at
-            self._step.finish(self.head)
         self._refuse_if_not_there()
         while anchor is not None and reader.at.seq < anchor.seq:
             if self._next() is None:
