@@ -1,9 +1,15 @@
 """Checkpoints: what is recovered from them, what damage and crashes make of them."""
 
+import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import pyzstd
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock, SystemEntropy
@@ -210,6 +216,47 @@ async def test_parts_in_each_other_s_places_do_not_open(past: Past) -> None:
         checkpoint.unseal_part(forged, newest.name, 2, KEYS)
     with pytest.raises(UnknownFormat, match="upgrade fusegw"):
         checkpoint.unseal_part(one[:9] + b"\x09" + one[10:], newest.name, 1, KEYS)
+
+
+async def test_the_bytes_are_those_of_the_format_document(past: Past) -> None:
+    """Decoded by what docs/format.md says, not by the code that wrote them."""
+    written = past.written[-1]
+    place = f"checkpoints/{written.name.seq:016d}-{written.name.random.hex()}/"
+
+    def opened(last: str, number: int) -> bytes:
+        data = past.store.get(place + last, size_max=17 << 20)
+        magic, version, zero, key_version = struct.unpack_from(">8sHHI", data)
+        assert (magic, version, zero, key_version) == (b"FUSEGWC\0", 1, 0, 1)
+        assert data[16:32] == KEYS.volume_id
+        assert struct.unpack_from(">Q8sII", data, 32) == (written.name.seq, written.name.random, number, 0)
+        key = KEYS.checkpoint_key(1, data[56:88])
+        return AESGCM(key).decrypt(data[88:100], data[100:], b"fusegw checkpoint\0\0" + data[:88])
+
+    manifest = msgspec.msgpack.decode(opened("manifest", 0))
+    assert set(manifest) == {"epoch", "hash", "time_ns", "parts", "raw_bytes", "rows"}
+    head = past.store.get(f"log/{written.name.seq:016d}", size_max=17 << 20)
+    assert manifest["hash"] == blake3(head).digest()
+    records = b""
+    for number, part in enumerate(manifest["parts"], 1):
+        data = past.store.get(f"{place}{number:06d}", size_max=17 << 20)
+        assert part == {"size": len(data), "hash": blake3(data).digest()}
+        payload = opened(f"{number:06d}", number)
+        (size,) = struct.unpack_from(">I", payload)
+        raw = pyzstd.decompress(payload[4:])
+        assert len(raw) == size
+        records += raw
+    assert len(records) == manifest["raw_bytes"]
+    at, rows = 0, []
+    while at < len(records):
+        code, put, key_size, value_size = struct.unpack_from(">BBHI", records, at)
+        at += 8 + key_size + value_size
+        rows.append((code, records[at - key_size - value_size : at - value_size], put))
+    assert all(put == 1 for _, _, put in rows)
+    assert rows == sorted(rows)
+    names = {1: "state", 2: "inode", 3: "dirent", 5: "xattr", 6: "extent", 7: "chunk", 9: "pack", 10: "reap"}
+    counts = Counter(names[code] for code, _, _ in rows)
+    derived = {"position": counts["dirent"], "chunk_id": counts["chunk"], "gateway": 0}
+    assert manifest["rows"] == dict(counts) | derived
 
 
 def test_a_part_that_claims_to_be_huge_is_refused() -> None:
