@@ -13,7 +13,7 @@ from collections import OrderedDict
 import msgspec
 import trio
 
-from fusegw.errors import Corrupt, FusegwError, Unavailable
+from fusegw.errors import Corrupt, FusegwError, NotFound, Unavailable
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
@@ -208,10 +208,14 @@ class Reading:
             for (number, load), ref in zip(loads.items(), refs, strict=True):
                 try:
                     await self._fetch({number: load}, [ref])
+                except NotFound as error:
+                    load.error = Corrupt(f"a pack is missing, restore it from another copy: {error}")
+                    self._damaged(number, ref, load.error)
+                except Corrupt as error:
+                    load.error = error
+                    self._damaged(number, ref, error)
                 except (FusegwError, OSError) as error:
                     load.error = error
-                    if isinstance(error, Corrupt):
-                        self._damaged(number, ref, error)
         finally:
             for number, load in loads.items():
                 self._loads.pop(number, None)
