@@ -9,7 +9,8 @@
 #       -v fusegw-state:/var/lib/fusegw -v fusegw-cache:/var/cache/fusegw -v /etc/fusegw:/etc/fusegw:ro \
 #       -v /srv/fusegw:/mnt:rshared fusegw mount tank
 #
-# The mount is at /mnt/tank in the container and, by the rshared volume, at /srv/fusegw/tank on the host.
+# The mount is at /mnt/tank in the container and, by the rshared volume, at /srv/fusegw/tank on the host; `mount` without
+# a volume's name shows all volumes as directories of /mnt/volumes.
 # `docker stop` sends SIGTERM: the gateway unmounts, writes what it has to disk, uploads for at most five minutes.
 
 FROM debian:12-slim AS build

@@ -214,7 +214,15 @@ def _build(
     )
     chunks = Chunks(metadata, epoch=epoch, clock=clock, describe=writer.describe)
     cutter = Cutter(seed=keys.cutter_seed, average_bytes=tuning.chunk_size_bytes)
-    pipeline = Pipeline(metadata, chunks, writer, cutter, chunk_id_key=keys.chunk_id_key, threads=threads)
+    pipeline = Pipeline(
+        metadata,
+        chunks,
+        writer,
+        cutter,
+        chunk_id_key=keys.chunk_id_key,
+        threads=threads,
+        limiter=source.codecs,
+    )
 
     async def sync_packs() -> bool:
         moves = await trio.to_thread.run_sync(writer.sync)
@@ -254,6 +262,7 @@ def _build(
         nursery,
         read_ahead_bytes=tuning.read_ahead_bytes,
         read_only=source.read_only,
+        decoded_bytes_max=source.decoded_bytes_max,
     )
     fragments = Fragments(small_bytes=tuning.chunk_size_bytes // 8)
     files = Files(

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fusegw.errors import Invalid
+from fusegw.errors import FusegwError, Invalid
 from fusegw.store.options import StoreOptions
 
 if TYPE_CHECKING:  # the commands that need no key must not wait for the cryptography
@@ -42,8 +42,11 @@ CACHE_DIR = Path("/var/cache/fusegw")
 CACHE_SIZE_BYTES = 10 << 30
 FOLLOW_INTERVAL_MAX_S = 2.5
 
+UNIFIED_SOURCE = "fusegw@volumes"
+"""First column of /proc/mounts and of fstab for a unified mount; no volume can bear this name."""
 UNSENT_PREFIX = "unsent-"
 """Of directories beside the index; the rest of the name is a time in ns since 1970."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
 _UNIT_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
@@ -147,6 +150,8 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     allow_other: bool | None = None
     read_only: bool = False
     follow: bool = False
+    in_unified_mount: bool = True
+    """`fusegw mount DIR` shows it among the others."""
     on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """A command that is told when everything is in the store: the program's path and its arguments."""
     on_stored_url: str | None = None
@@ -328,8 +333,13 @@ class VolumePaths(msgspec.Struct, frozen=True):
 
     @property
     def log_file(self) -> Path:
-        """The log of the gateway when it runs as a daemon."""
+        """The log of the gateway that serves this volume alone, as a daemon."""
         return self.state_dir / "log" / f"{self.name}.log"
+
+    @property
+    def unified_log_file(self) -> Path:
+        """The log of the gateway that serves it among others."""
+        return self.state_dir / "log" / f"{UNIFIED_SOURCE}.log"
 
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -385,12 +395,23 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.cache_dir / (own if self.fixed_at is None else f"{own}-{self.volume_number}")
 
 
+class MissingVolume(msgspec.Struct, frozen=True):
+    """One that has to be left out of a unified mount."""
+
+    paths: VolumePaths
+    error: FusegwError
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """All that `fusegw.gateway.run` needs: one mount and what is in it."""
 
     mountpoint: Path
     volumes: tuple[VolumeSettings, ...]
-    """The one that is shown at the root of the mount."""
+    """In order of their numbers."""
     log_file: Path
     """The log of the gateway when it runs as a daemon; its directory exists."""
     options: MountOptions = MountOptions()
+    unified: bool = False
+    """The volumes are directories of the mount; otherwise there is one, and its root is the mount's."""
+    missing: tuple[MissingVolume, ...] = ()
+    """Volumes that belong into a unified mount and cannot be shown."""

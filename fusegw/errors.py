@@ -102,3 +102,12 @@ def errno_of(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno:
         return error.errno
     return errno.EIO
+
+
+def telling(error: BaseException) -> BaseException:
+    """The error that tells most of a group (of groups): one made for people before any other; or `error`
+    itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [telling(one) for one in error.exceptions]
+    return next((one for one in leaves if isinstance(one, FusegwError)), leaves[0])

@@ -1,33 +1,51 @@
 """The gateway, one process for one mount: the composition root.
 
-Start: the volume (`serving`) → the mount (`mounting`) → ready. End, whoever asks for it: unmount → the volume
-ends, as `serving` says.
+Start: the volume, or all of a unified mount side by side (`serving`, `members`) → the mount (`mounting`) →
+ready. End, whoever asks for it: unmount → the volumes end side by side, as `serving` says.
+
+What several volumes share: the threads that cut, compress and seal, since they are bound by processors; the
+memory for decoded chunks, as far as each keeps enough to read ahead. Threads that wait for a store are each
+volume's own, as are its caches on disk, which have a share each of the budget.
 """
 
 import ctypes
 import gc
+import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
+import msgspec
 import trio
 
 from cache.disk import Disk, OsDisk
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.config import GatewaySettings
-from fusegw.errors import FusegwError
+from fusegw.config import GatewaySettings, VolumeSettings
+from fusegw.daemon import lock
+from fusegw.daemon.process import Ready
+from fusegw.errors import Unavailable, telling
+from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
+from fusegw.members import Members
 from fusegw.mounting import Mount
 from fusegw.serving import Host, served_volume
+from fusegw.vfs.reading import DECODED_BYTES_MAX
 
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop; codecs let go of it anyway."""
+DECODED_BYTES_MIN = 24 << 20
+"""What each of several volumes may keep decoded: a reader's window and what is on its way."""
 
 _M_ARENA_MAX, _ARENAS_MAX = -8, 2
 _GC_THRESHOLDS = (20_000, 20, 50)
 
+log = logging.getLogger(__name__)
 
-def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk | None = None) -> None:
+
+def run(settings: GatewaySettings, *, on_ready: Ready, disk: Disk | None = None) -> None:
     """Serve the mount until it is unmounted; raises what kept it from being mounted, or ended it.
 
     `disk` makes the system calls on cache files (default: the operating system's).
@@ -38,23 +56,79 @@ def run(settings: GatewaySettings, *, on_ready: Callable[[], None], disk: Disk |
     try:
         trio.run(_gateway, settings, on_ready, disk or OsDisk())
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise telling(group) from group
 
 
-async def _gateway(settings: GatewaySettings, on_ready: Callable[[], None], disk: Disk) -> None:
+async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> None:
     notices = Notices()
     mount = Mount(settings, notices)
     host = Host(SystemClock(), SystemEntropy(), disk, mount.unmount, notices)
 
-    def ready() -> None:
+    def ready(*warnings: str) -> None:
         _settle_memory()
-        on_ready()
+        on_ready(*warnings)
 
-    (volume,) = settings.volumes
-    async with served_volume(volume, host, Operations) as operations:
-        failure = await mount.serve(operations, ready)
+    if settings.unified:
+        failure = await _serve_together(settings, mount, _sharing(host, settings), ready)
+    else:
+        (volume,) = settings.volumes
+        async with served_volume(volume, host, Operations) as operations:
+            failure = await mount.serve(operations, ready)
     if failure is not None:
         raise failure
+
+
+def _sharing(host: Host, settings: GatewaySettings) -> Host:
+    """The host as each of several volumes sees it."""
+    threads = max(volume.tuning.codec_threads or os.cpu_count() or 1 for volume in settings.volumes)
+    decoded = max(DECODED_BYTES_MIN, DECODED_BYTES_MAX // len(settings.volumes))
+    return msgspec.structs.replace(
+        host,
+        unlocking=trio.CapacityLimiter(1),
+        codecs=trio.CapacityLimiter(threads),
+        decoded_bytes_max=decoded,
+    )
+
+
+async def _serve_together(
+    settings: GatewaySettings, mount: Mount, host: Host, on_ready: Ready
+) -> Exception | None:
+    """Serve the volumes that can be opened, one at least; returns what broke a mount that had been ready."""
+    forest = Forest(host.notices, clock=host.clock)
+
+    @asynccontextmanager
+    async def show(volume: VolumeSettings) -> AsyncIterator[None]:
+        handlers = partial(forest.branch, volume.volume)
+        async with served_volume(volume, host, handlers) as branch, forest.shown(branch):
+            yield
+
+    members = Members(settings.volumes, show, _note)
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(members.run)
+        await members.tried()
+        if len(members.missing) == len(settings.volumes):
+            raise next(iter(members.missing.values()))
+        failure = await mount.serve(forest, lambda: on_ready(*_warnings(settings, members)))
+        members.end()
+    return failure or members.failure
+
+
+def _warnings(settings: GatewaySettings, members: Members) -> list[str]:
+    """A line for each volume that belongs into the mount and is not there."""
+    missing = {one.paths.name: one.error for one in settings.missing} | members.missing
+    return [
+        f"volume {name} is missing from the mount: {error}"
+        + ("; it is tried again in the background" if isinstance(error, Unavailable) else "")
+        for name, error in missing.items()
+    ]
+
+
+def _note(volume: VolumeSettings, why: str) -> None:
+    try:
+        lock.note_missing(volume.paths, why)
+    except OSError as error:
+        log.warning("status will not tell about volume %s: %s", volume.volume, error)
 
 
 def _settle_memory() -> None:
@@ -62,11 +136,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that tells most of a group: one made for people before any other."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.append(_first(error) if isinstance(error, BaseExceptionGroup) else error)
-    return next((error for error in leaves if isinstance(error, FusegwError)), leaves[0])

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
 from cache.disk import Disk, OsDisk
@@ -33,6 +34,7 @@ from fusegw.ship.segment import SEGMENT_BYTES_MAX, digest, object_key
 from fusegw.ship.takeover import Superseded, admit, continued, take_over
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.fresh import create_volume_root
+from fusegw.vfs.reading import DECODED_BYTES_MAX
 
 log = logging.getLogger(__name__)
 _TRIES = 50
@@ -60,6 +62,10 @@ class Source(msgspec.Struct, frozen=True):
     free_bytes: Callable[[], int]
     """How much more the store can take."""
     disk: Disk = msgspec.field(default_factory=OsDisk)
+    codecs: trio.CapacityLimiter | None = None
+    """Threads that cut, compress and seal, if they are shared with other volumes."""
+    decoded_bytes_max: int = DECODED_BYTES_MAX
+    """Chunks kept decoded for readers."""
     unmount_wait_s: float = 300.0
     """Longest time an orderly end waits for uploads that get on."""
     writer: str = "a gateway"

@@ -17,6 +17,7 @@ import trio
 from fusegw.config import GatewaySettings
 from fusegw.daemon import mountpoint
 from fusegw.errors import Busy, FusegwError
+from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
@@ -43,7 +44,7 @@ class Mount:
         self._leaving = trio.Event()
         self._ended = trio.Event()
 
-    async def serve(self, operations: Operations, on_ready: Callable[[], None]) -> Exception | None:
+    async def serve(self, operations: Operations | Forest, on_ready: Callable[[], None]) -> Exception | None:
         """Serve until unmounted; returns what broke a mount that had been ready, raises what kept it from
         it."""
         options = self._settings.options

@@ -26,7 +26,7 @@ from fusegw.fuse.operations import Operations
 from fusegw.hooks import Hooks
 from fusegw.identity import Identity
 from fusegw.index import Source
-from fusegw.keys.volume import OpenedVolume, read_volume, unlock
+from fusegw.keys.volume import OpenedVolume, StoredVolume, read_volume, unlock
 from fusegw.meta.rebuild import Changed
 from fusegw.policy import policy_of, store_policy_of
 from fusegw.service import Service
@@ -35,6 +35,7 @@ from fusegw.store.base import ObjectStore
 from fusegw.store.options import directory_of
 from fusegw.store.probe import probe_create_only
 from fusegw.store.retry import RetryPolicy
+from fusegw.vfs.reading import DECODED_BYTES_MAX
 from fusegw.vfs.volume import Volume
 
 UNLIMITED_BYTES = 1 << 50
@@ -56,6 +57,12 @@ class Host(msgspec.Struct, frozen=True):
     """Begin an orderly end of the gateway; Busy when the mount is in use."""
     notices: Notices
     """For the kernel, of what did not change through it."""
+    unlocking: trio.CapacityLimiter | None = None
+    """Derivations of keys at a time, each of which takes the memory that its slot says; None: no limit."""
+    codecs: trio.CapacityLimiter | None = None
+    """Threads that cut, compress and seal, for all volumes together; None: each has its own."""
+    decoded_bytes_max: int = DECODED_BYTES_MAX
+    """Chunks that each volume keeps decoded for its readers."""
 
 
 class Handlers(Protocol[_Handlers]):
@@ -75,7 +82,8 @@ async def served_volume(
     opening = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
     store = await trio.to_thread.run_sync(opening)
     try:
-        opened = await trio.to_thread.run_sync(_open_keys, settings, store)
+        stored = await trio.to_thread.run_sync(_read_volume, settings, store)
+        opened = await trio.to_thread.run_sync(unlock, stored, settings.secret, limiter=host.unlocking)
         refuse_to_write = partial(_refuse_to_write, settings, opened, store, host.entropy)
         if not settings.read_only:
             await trio.to_thread.run_sync(refuse_to_write)
@@ -95,6 +103,8 @@ async def served_volume(
             writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
             identity=_identity_of(settings),
             disk=host.disk,
+            codecs=host.codecs,
+            decoded_bytes_max=host.decoded_bytes_max,
         )
         async with running_volume(source) as runtime:
             operations = handlers(runtime.volume, volume_number=settings.volume_number)
@@ -150,7 +160,7 @@ def _identity_of(settings: VolumeSettings) -> Identity:
     )
 
 
-def _open_keys(settings: VolumeSettings, store: ObjectStore) -> OpenedVolume:
+def _read_volume(settings: VolumeSettings, store: ObjectStore) -> StoredVolume:
     stored = read_volume(store)
     # Before the secret is tried: that another volume has other keys says nothing of this one's.
     if stored.header.volume_id != settings.volume_id:
@@ -158,7 +168,7 @@ def _open_keys(settings: VolumeSettings, store: ObjectStore) -> OpenedVolume:
             f"{store.url} holds volume {stored.header.volume_id.hex()}, volume {settings.volume!r} is "
             f"{settings.volume_id.hex()}; check the store's address"
         )
-    return unlock(stored, settings.secret)
+    return stored
 
 
 def _refuse_to_write(

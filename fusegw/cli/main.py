@@ -20,6 +20,7 @@ import click
 from fusegw import __version__
 from fusegw.cli.session import Session, common_options
 from fusegw.config import GatewaySettings
+from fusegw.daemon.process import Ready
 from fusegw.daemon.service import Gateway
 from fusegw.errors import FusegwError
 
@@ -130,7 +131,7 @@ def _is_from_mount(arguments: list[str]) -> bool:
     )
 
 
-def _real_gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
+def _real_gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
     run: Any = importlib.import_module("fusegw.gateway").run
     run(settings, on_ready=on_ready)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from fusegw.config import parse_size
+from fusegw.config import UNIFIED_SOURCE, parse_size
 from fusegw.errors import Invalid
 
 KERNEL_OPTIONS = frozenset(
@@ -91,7 +91,8 @@ def mount_arguments(arguments: Sequence[str]) -> list[str]:
     (-f).
 
     Expects SOURCE DIRECTORY [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]; SOURCE is a volume's name, or
-    `fusegw#NAME` in mount.fuse's old style. -s (be lenient), -n (no mtab) and -v change nothing here.
+    `fusegw#NAME` in mount.fuse's old style, or `fusegw@volumes` for all of them in one mount. -s (be
+    lenient), -n (no mtab) and -v change nothing here.
     Invalid for anything else.
     """
     try:
@@ -106,7 +107,8 @@ def mount_arguments(arguments: Sequence[str]) -> list[str]:
         return []
     options = ["-o" + value for flag, value in flags if flag == "-o"]
     source, directory = places
-    return ["mount", *options, "--", source.removeprefix("fusegw#"), directory]
+    name = source.removeprefix("fusegw#")
+    return ["mount", *options, "--", *([] if name == UNIFIED_SOURCE else [name]), directory]
 
 
 def _path(key: str, value: str) -> Path:

@@ -61,7 +61,7 @@ def ls_volumes(session: Session, as_json: bool) -> None:
                     str(r["number"]),
                     str(r["store_url"]),
                     "newest" if r["fixed_at"] is None else f"as of segment {r['fixed_at']}",
-                    str(r["mountpoint"] or "-"),
+                    _place(r),
                 )
                 for r in rows
             ],
@@ -122,10 +122,15 @@ def _row(site: Site, name: str) -> dict[str, str | int | bool | None]:
         "volume_id": entry.volume_id,
         "store_url": site.store_options(name).url,
         "fixed_at": entry.fixed_at,
-        "mounted": holder is not None,
-        "mountpoint": holder.mountpoint if holder else None,
+        "mounted": holder is not None and not holder.missing,
+        "mountpoint": holder.seen_at(name) if holder and not holder.missing else None,
         "pid": holder.pid if holder else None,
+        "missing": (holder.missing or None) if holder else None,
     }
+
+
+def _place(row: dict[str, str | int | bool | None]) -> str:
+    return f"- ({row['missing']})" if row["missing"] else str(row["mountpoint"] or "-")
 
 
 def _status_of(site: Site, name: str) -> StatusReply | None:
@@ -139,7 +144,11 @@ def _document(site: Site, name: str, reply: StatusReply | None) -> dict[str, Any
     ours = {"volume": name, "mounted": reply is not None, "unsent": _unsent(site, name)}
     if reply is None:
         holder = present_holder(site.paths(name))
-        return ours | {"pid": holder.pid if holder else None, "store_url": site.store_options(name).url}
+        return ours | {
+            "pid": holder.pid if holder else None,
+            "missing": (holder.missing or None) if holder else None,
+            "store_url": site.store_options(name).url,
+        }
     document: dict[str, Any] = msgspec.to_builtins(reply)
     return ours | document
 
@@ -153,7 +162,11 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
         yield "never stored", f"{', '.join(unsent)}: see fusegw salvage"
     if reply is None:
         holder = present_holder(site.paths(name))
-        yield "mounted", f"no, but starting or ending ({holder})" if holder else "no"
+        if holder is not None and holder.missing:
+            yield "mounted", f"no, missing from {holder.mountpoint} (pid {holder.pid})"
+            yield "because", holder.missing
+        else:
+            yield "mounted", f"no, but starting or ending ({holder})" if holder else "no"
         yield "store", site.store_options(name).url
         return
     yield "mounted on", reply.mountpoint + (" (read only)" if reply.read_only else "")

@@ -3,7 +3,8 @@
 Looked at in this order, the first that is there counts: `--passphrase-file` or `--key-file`;
 FUSEGW_PASSPHRASE_FILE; FUSEGW_PASSPHRASE (wiped from the environment at once, so that no child sees it);
 `passphrase_file` or `key_file` of the volume's configuration; `$CREDENTIALS_DIRECTORY/fusegw-passphrase`
-(systemd); a prompt on the terminal. Never an argument: those are seen by everybody in the process list.
+(systemd); a prompt on the terminal. Never an argument: those are seen by everybody in the process list. For
+a unified mount a volume's own configuration goes first; the others serve all volumes that have none.
 
 A passphrase file or prompt may also hold the recovery key. One line end at the end of a passphrase file is
 not part of it; a key file is taken byte for byte.
@@ -13,7 +14,7 @@ import ctypes
 import os
 import stat
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ import msgspec
 
 from fusegw.cli import output
 from fusegw.config import VolumeConfig
-from fusegw.errors import Denied, Invalid, NotFound
+from fusegw.errors import Denied, FusegwError, Invalid, NotFound
 from fusegw.keys.secret import KEYFILE_SIZE_MAX, Secret
 
 CREDENTIAL = "fusegw-passphrase"
@@ -56,6 +57,34 @@ def present_secret(
         return found
     if not _can_ask():
         raise Invalid(_NOTHING.format(f"volume {volume!r}"))
+    return Secret.typed(_ask(f"Passphrase (or recovery key) of volume {volume}: "))
+
+
+def member_secrets(
+    files: SecretFiles, configs: Mapping[str, VolumeConfig], environ: MutableMapping[str, str]
+) -> dict[str, Secret | FusegwError]:
+    """The secret of each volume of a unified mount, or why there is none: what its own table names, else what
+    is there for all of them, else what somebody types.
+    """
+    common: Secret | FusegwError | None
+    try:
+        common = _from_sources(files, VolumeConfig(), environ)
+    except FusegwError as error:
+        common = error
+    return {name: _member_secret(common, config, name) for name, config in configs.items()}
+
+
+def _member_secret(
+    common: Secret | FusegwError | None, config: VolumeConfig, volume: str
+) -> Secret | FusegwError:
+    try:
+        found = _from_files(_configured(config)) or common
+    except FusegwError as error:
+        return error
+    if found is not None:
+        return found
+    if not _can_ask():
+        return Invalid(_NOTHING.format(f"volume {volume!r}"))
     return Secret.typed(_ask(f"Passphrase (or recovery key) of volume {volume}: "))
 
 
@@ -105,16 +134,18 @@ def _from_sources(
     if found is None and text:
         found = Secret.typed(text)
     if found is None:
-        found = _from_files(
-            SecretFiles(
-                Path(config.passphrase_file) if config.passphrase_file else None,
-                Path(config.key_file) if config.key_file else None,
-            )
-        )
+        found = _from_files(_configured(config))
     if found is None and (directory := environ.get("CREDENTIALS_DIRECTORY")):
         credential = Path(directory) / CREDENTIAL
         found = _from_files(SecretFiles(passphrase_file=credential)) if credential.exists() else None
     return found
+
+
+def _configured(config: VolumeConfig) -> SecretFiles:
+    return SecretFiles(
+        Path(config.passphrase_file) if config.passphrase_file else None,
+        Path(config.key_file) if config.key_file else None,
+    )
 
 
 def _take(environ: MutableMapping[str, str], name: str) -> str:

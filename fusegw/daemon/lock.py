@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from fusegw.config import VolumePaths
+from fusegw.config import UNIFIED_SOURCE, VolumePaths
 from fusegw.errors import Busy, Denied
 
 
@@ -22,19 +22,33 @@ class Holder(msgspec.Struct, frozen=True):
     pid: int
     mountpoint: str
     """Empty when the volume is used by a command without a mount."""
+    unified: bool = False
+    """It is one of several volumes, a directory of the mount."""
+    missing: str = ""
+    """Why the gateway cannot show it at present; empty when it does, or is about to."""
+
+    def source(self, volume: str) -> str:
+        """What the mount table calls the mount of `volume`."""
+        return UNIFIED_SOURCE if self.unified else volume
+
+    def seen_at(self, volume: str) -> str:
+        """The directory that shows the root of `volume`."""
+        return f"{self.mountpoint}/{volume}" if self.unified else self.mountpoint
 
     def __str__(self) -> str:
         return f"pid {self.pid}, mounted on {self.mountpoint}" if self.mountpoint else f"pid {self.pid}"
 
 
-def hold_for_life(paths: VolumePaths, *, mountpoint: str) -> Holder | None:
+def hold_for_life(
+    paths: VolumePaths, *, mountpoint: str, unified: bool = False, missing: str = ""
+) -> Holder | None:
     """Hold the volume until this process ends; gives the holder before. Busy names the present one.
 
     The descriptor is left open on purpose: a free lock then proves that the gateway's process is gone.
     """
     descriptor = _open(paths, create=True)
     try:
-        return _take(descriptor, paths, mountpoint)
+        return _take(descriptor, paths, Holder(os.getpid(), mountpoint, unified, missing))
     except Busy:
         os.close(descriptor)
         raise
@@ -45,7 +59,7 @@ def volume_lock(paths: VolumePaths) -> Iterator[None]:
     """Hold the volume for the time of the block. Busy names the present holder."""
     descriptor = _open(paths, create=True)
     try:
-        _take(descriptor, paths, "")
+        _take(descriptor, paths, Holder(os.getpid(), ""))
         yield
     finally:
         os.close(descriptor)
@@ -59,6 +73,20 @@ def present_holder(paths: VolumePaths) -> Holder | None:
 def last_holder(paths: VolumePaths) -> Holder | None:
     """Who held the volume last, when nobody holds it now; None also when nobody ever did."""
     return _look(paths, held=False)
+
+
+def note_missing(paths: VolumePaths, why: str) -> None:
+    """Say why this process, which holds the volume, does not show it; "" when it does."""
+    descriptor = os.open(paths.lock_file, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        holder = _read(descriptor)
+        assert holder is not None and holder.pid == os.getpid()
+        text = msgspec.json.encode(msgspec.structs.replace(holder, missing=why))
+        # One write, never shorter than what it covers: a reader sees the old text or the new one.
+        os.pwrite(descriptor, text.ljust(os.fstat(descriptor).st_size), 0)
+        os.ftruncate(descriptor, len(text))
+    finally:
+        os.close(descriptor)
 
 
 def busy(paths: VolumePaths, holder: Holder | None) -> Busy:
@@ -81,12 +109,12 @@ def _look(paths: VolumePaths, *, held: bool) -> Holder | None:
         os.close(descriptor)
 
 
-def _take(descriptor: int, paths: VolumePaths, mountpoint: str) -> Holder | None:
+def _take(descriptor: int, paths: VolumePaths, holder: Holder) -> Holder | None:
     if not _try(descriptor):
         raise busy(paths, _read(descriptor))
     before = _read(descriptor)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), mountpoint)), 0)
+    os.pwrite(descriptor, msgspec.json.encode(holder), 0)
     return before
 
 

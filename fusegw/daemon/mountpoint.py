@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ class MountEntry(msgspec.Struct, frozen=True):
     path: str
     fs_type: str
     source: str
-    """For `FS_TYPE` the name of the volume."""
+    """For `FS_TYPE` the name of the volume, or what stands for all of them."""
 
 
 def parse_mountinfo(data: bytes) -> list[MountEntry]:
@@ -70,11 +71,11 @@ def is_dead(path: str) -> bool:
     return False
 
 
-def check_mountpoint(path: str, *, nonempty: bool, volume: str | None = None) -> None:
-    """Return if a volume can be mounted on `path`; otherwise raise what is wrong with it.
+def check_mountpoint(path: str, *, nonempty: bool, own: Collection[str] = ()) -> None:
+    """Return if a mount can be made on `path`; otherwise raise what is wrong with it.
 
     NotFound, Invalid (no directory), Denied, Busy (a mount is there), Exists (not empty, unless `nonempty`).
-    A dead mount of `volume` itself is no obstacle: `clear_dead` takes it away.
+    A dead mount of one of the sources in `own` is no obstacle: `clear_dead` takes it away.
     """
     entry = mounted_on(path)
     if entry is not None:
@@ -82,7 +83,7 @@ def check_mountpoint(path: str, *, nonempty: bool, volume: str | None = None) ->
             raise Busy(
                 f"mount point {path}: {entry.source} ({entry.fs_type}) is mounted there; unmount that first"
             )
-        if entry.fs_type != FS_TYPE or entry.source != volume:
+        if entry.fs_type != FS_TYPE or entry.source not in own:
             raise Busy(
                 f"mount point {path}: a dead mount of {entry.source} ({entry.fs_type}) lies there; "
                 f"clear it with fusegw umount {path}, or umount -l {path}"
@@ -105,10 +106,11 @@ def check_mountpoint(path: str, *, nonempty: bool, volume: str | None = None) ->
         raise Denied(f"mount point {path} cannot be used: {error.strerror}") from None
 
 
-def clear_dead(path: str, volume: str) -> bool:
-    """Detach dead mounts of `volume` from `path`; whether there was one. The volume's lock is held."""
+def clear_dead(path: str, source: str) -> bool:
+    """Detach dead mounts of `source` from `path`; whether there was one. The lock of the volume, or of one of
+    several in it, is held."""
     cleared = False
-    while (entry := mounted_on(path)) is not None and (entry.fs_type, entry.source) == (FS_TYPE, volume):
+    while (entry := mounted_on(path)) is not None and (entry.fs_type, entry.source) == (FS_TYPE, source):
         if not is_dead(path):
             break
         unmount(path, lazy=True)

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -28,7 +28,14 @@ _PR_SET_DUMPABLE = 4
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _log = logging.getLogger(__name__)
 
-Body = Callable[[Callable[[], None]], None]
+
+class Ready(Protocol):
+    """Called once the gateway is ready, with what its starter should be told nevertheless, a line each."""
+
+    def __call__(self, *warnings: str) -> None: ...
+
+
+Body = Callable[[Ready], None]
 """Runs until the gateway ends; calls its argument once it is ready."""
 
 
@@ -37,6 +44,7 @@ class _Report(msgspec.Struct):
 
     error: str = ""
     message: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def harden() -> None:
@@ -45,8 +53,12 @@ def harden() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def run_in_background(body: Body, *, log_file: Path, debug: bool = False) -> int:
+def run_in_background(
+    body: Body, *, log_file: Path, debug: bool = False, warn: Callable[[str], None] = lambda warning: None
+) -> int:
     """Run `body` in a new session, its output in `log_file`; the process id once it is ready.
+
+    `warn` gets what the body has to say then.
 
     Raises what the body raised before that, with its class and message. Interrupted, it stops the child.
     """
@@ -70,6 +82,8 @@ def run_in_background(body: Body, *, log_file: Path, debug: bool = False) -> int
     if report.error:
         os.waitpid(child, 0)
         raise getattr(fusegw.errors, report.error, FusegwError)(report.message)
+    for warning in report.warnings:
+        warn(warning)
     return child
 
 
@@ -77,7 +91,7 @@ def run_in_foreground(body: Body, *, debug: bool = False) -> None:
     """Run `body` here, logging to standard error; for service managers, containers and debugging."""
     os.umask(0o077)
     _log_to(logging.StreamHandler(), debug)
-    body(lambda: None)
+    body(lambda *warnings: None)
 
 
 def _child(body: Body, pipe: int, log_file: Path, debug: bool) -> NoReturn:
@@ -100,7 +114,7 @@ def _child(body: Body, pipe: int, log_file: Path, debug: bool) -> NoReturn:
         # What the gateway creates beside the mount is private; modes inside it come from the kernel.
         os.umask(0o077)
         _redirect(log_file, debug)
-        body(lambda: report(_Report()))
+        body(lambda *warnings: report(_Report(warnings=warnings)))
         status = 0
     except FusegwError as error:
         _log.error("%s", error)

@@ -1,22 +1,26 @@
-"""One mounted volume from the outside: what comes before and after the gateway itself, and how to end it.
+"""A gateway from the outside: what comes before and after the gateway itself, and how to end it.
 
-Start, in this order: take the volume's lock; clear what a killed gateway of this volume left mounted; check
-the mount point; make the directories; run the gateway. The lock is given back by the kernel when the process
+Start, in this order: take the locks of its volumes; clear what a killed gateway of theirs left mounted; check
+the mount point; make the directories; run the gateway. A lock is given back by the kernel when the process
 ends, so "the lock is free" means that everything the gateway had accepted is safe on this host's disks.
 """
 
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from fusegw import __version__
 from fusegw.clock import Clock
-from fusegw.config import GatewaySettings, VolumePaths, VolumeSettings
+from fusegw.config import GatewaySettings, MissingVolume, VolumePaths, VolumeSettings
 from fusegw.control.client import ControlClient
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.lock import Holder, last_holder, present_holder
+from fusegw.daemon.process import Ready
 from fusegw.errors import Busy, Denied, NotFound
 from fusegw.registry import Registry
 
@@ -28,35 +32,57 @@ _log = logging.getLogger(__name__)
 class Gateway(Protocol):
     """`fusegw.gateway.run`: blocks until unmounted or told to end; raises before `on_ready` if it cannot."""
 
-    def __call__(self, settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None: ...
+    def __call__(self, settings: GatewaySettings, *, on_ready: Ready) -> None: ...
 
 
 def serve_gateway(
-    settings: GatewaySettings, gateway: Gateway, *, on_ready: Callable[[], None], nonempty: bool = False
+    settings: GatewaySettings, gateway: Gateway, *, on_ready: Ready, nonempty: bool = False
 ) -> None:
-    """Hold the volume, prepare its places and run `gateway`; returns when it has ended in good order.
+    """Hold the volumes, prepare their places and run `gateway`; returns when it has ended in good order.
 
-    Once per process: the volume is held until the process ends.
+    Once per process: the volumes are held until the process ends. A volume of a unified mount that somebody
+    else holds is missing from it.
 
     `nonempty` allows a mount point with files in it, which the mount hides.
     """
-    place = str(settings.mountpoint)
-    source = settings.options.fsname
-    for volume in settings.volumes:
-        before = lock.hold_for_life(volume.paths, mountpoint=place)
-        for dead in {place, before.mountpoint if before else ""} - {""}:
-            mountpoint.clear_dead(dead, source)
+    place, source = str(settings.mountpoint), settings.options.fsname
+    settings = _holding(settings)
+    mountpoint.clear_dead(place, source)
     mountpoint.check_mountpoint(place, nonempty=nonempty)
     for volume in settings.volumes:
         _make_directories(volume)
     make_private(settings.log_file.parent)
 
-    def ready() -> None:
-        _log.info("volume %s is mounted on %s (fusegw %s)", source, place, __version__)
-        on_ready()
+    def ready(*warnings: str) -> None:
+        what = "all volumes together are" if settings.unified else f"volume {source} is"
+        _log.info("%s mounted on %s (fusegw %s)", what, place, __version__)
+        on_ready(*warnings)
 
     gateway(settings, on_ready=ready)
-    _log.info("volume %s is unmounted", source)
+    _log.info("%s is unmounted", place)
+
+
+def _holding(settings: GatewaySettings) -> GatewaySettings:
+    """The settings without the volumes that are held elsewhere; the others are held, and clear of mounts that
+    their holders before left dead. The first's error when there is no other."""
+    place = str(settings.mountpoint)
+    held: list[VolumeSettings] = []
+    missing: list[MissingVolume] = []
+    for volume in settings.volumes:
+        try:
+            before = lock.hold_for_life(volume.paths, mountpoint=place, unified=settings.unified)
+        except Busy as error:
+            missing.append(MissingVolume(volume.paths, error))
+            continue
+        held.append(volume)
+        if before is not None and before.mountpoint:
+            mountpoint.clear_dead(before.mountpoint, before.source(volume.volume))
+    if missing and not (held and settings.unified):
+        raise missing[0].error
+    for one in settings.missing:
+        with suppress(Busy):
+            lock.hold_for_life(one.paths, mountpoint=place, unified=True, missing=str(one.error))
+    return msgspec.structs.replace(settings, volumes=tuple(held), missing=(*settings.missing, *missing))
 
 
 def stop_volume(
@@ -68,7 +94,8 @@ def stop_volume(
     on_wait: Callable[[Holder], None] = lambda holder: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Unmount the volume and wait until its gateway has ended; with `lazy` only detach it and return.
+    """Unmount the volume, with all others of a unified mount, and wait until its gateway has ended; with
+    `lazy` only detach it and return.
 
     NotFound when it is not mounted, Busy while files are in use or after `timeout_s`. A mount left dead by a
     killed gateway is cleared. `on_wait` is called between two looks.
@@ -88,9 +115,10 @@ def stop_volume(
         if present is None or present.pid != holder.pid != 0:
             return
         if clock.monotonic() >= deadline:
+            log_file = paths.unified_log_file if present.unified else paths.log_file
             raise Busy(
                 f"volume {paths.name!r}: its gateway (pid {present.pid}) has not ended within "
-                f"{timeout_s:g} s; see {paths.log_file}, or call fusegw umount again to wait longer"
+                f"{timeout_s:g} s; see {log_file}, or call fusegw umount again to wait longer"
             )
         holder = present
         on_wait(holder)
@@ -98,12 +126,13 @@ def stop_volume(
 
 
 def volume_on(registry: Registry, state_dir: Path, place: str) -> str:
-    """The name of the volume that is, or was last, mounted on `place`; NotFound when it is none of ours."""
-    for name in registry.volumes():
-        paths = VolumePaths(state_dir, name)
-        holder = present_holder(paths) or last_holder(paths)
-        if holder is not None and holder.mountpoint == place:
-            return name
+    """The name of a volume that is, or was last, mounted on `place`, alone or with others; NotFound when none
+    of ours is."""
+    for look in (present_holder, last_holder):
+        for name in registry.volumes():
+            holder = look(VolumePaths(state_dir, name))
+            if holder is not None and place in (holder.mountpoint, holder.seen_at(name)):
+                return name
     entry = mountpoint.mounted_on(place)
     if entry is not None and entry.fs_type == mountpoint.FS_TYPE:
         raise NotFound(
@@ -124,7 +153,7 @@ def make_private(directory: Path) -> None:
 def _ask_to_end(paths: VolumePaths, holder: Holder, *, lazy: bool) -> bool:
     """Whether the gateway now knows that it is to end; not yet when it is still starting."""
     entry = mountpoint.mounted_on(holder.mountpoint) if holder.mountpoint else None
-    if entry is not None and (entry.fs_type, entry.source) == (mountpoint.FS_TYPE, paths.name):
+    if entry is not None and (entry.fs_type, entry.source) == (mountpoint.FS_TYPE, holder.source(paths.name)):
         mountpoint.unmount(holder.mountpoint, lazy=lazy)
         return True
     try:
@@ -138,7 +167,7 @@ def _clear_left_behind(paths: VolumePaths) -> None:
     last = last_holder(paths)
     if last is not None and last.mountpoint:
         with lock.volume_lock(paths):
-            if mountpoint.clear_dead(last.mountpoint, paths.name):
+            if mountpoint.clear_dead(last.mountpoint, last.source(paths.name)):
                 return
     raise NotFound(f"volume {paths.name!r} is not mounted")
 

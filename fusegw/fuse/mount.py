@@ -17,6 +17,7 @@ import trio
 
 from fusegw.errors import Denied
 from fusegw.fuse import pace
+from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 
@@ -37,7 +38,7 @@ class Session:
 
     def __init__(
         self,
-        operations: Operations,
+        operations: Operations | Forest,
         mountpoint: Path,
         *,
         fsname: str,

@@ -31,7 +31,8 @@ from fusegw.vfs.volume import Volume
 
 VALID_S = 86_400.0
 """How long the kernel may believe names and attributes without asking again."""
-_COOKIE_DOT, _COOKIE_DOTDOT = 1, 2
+COOKIE_DOT, COOKIE_DOTDOT = 1, 2
+"""Positions of "." and ".." in every directory."""
 _CHANGES = (
     "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
     "setattr", "setxattr", "removexattr", "write",
@@ -48,10 +49,13 @@ class Operations(pyfuse3.Operations):
     enable_acl = True
     enable_writeback_cache = False
 
-    def __init__(self, volume: Volume, *, volume_number: int, valid_s: float = VALID_S) -> None:
+    def __init__(
+        self, volume: Volume, *, volume_number: int, alone: bool = True, valid_s: float = VALID_S
+    ) -> None:
+        """`alone`: the volume's root is the root of the mount."""
         super().__init__()
         self._volume = volume
-        self._nodes = NodeIds(volume_number)
+        self._nodes = NodeIds(volume_number, alone=alone)
         self._inode_of = self._nodes.inode_of
         self._valid_s = valid_s
         self._absent = absent(valid_s)
@@ -90,8 +94,7 @@ class Operations(pyfuse3.Operations):
 
     @instant
     def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        inode = self._volume.namespace.lookup(self._inode_of(parent), name)
-        return self._absent if inode is None else self._remembered(inode)
+        return self._looked_up(parent, name)
 
     async def forget(self, forgotten: Sequence[tuple[int, int]]) -> None:
         """Has no reply: an error here would end the session."""
@@ -163,10 +166,10 @@ class Operations(pyfuse3.Operations):
     def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries after `cookie` as far as they fit; each one but "." and ".." counts as a lookup."""
         reply, node_of, valid_s = pyfuse3.readdir_reply, self._nodes.node_of, self._valid_s
-        if cookie < _COOKIE_DOTDOT and not self._dots(ino, cookie, token):
+        if cookie < COOKIE_DOTDOT and not self._dots(ino, cookie, token):
             return
         remember = self._volume.remember
-        start = 0 if cookie <= _COOKIE_DOTDOT else cookie
+        start = 0 if cookie <= COOKIE_DOTDOT else cookie
         for name, position, inode in self._volume.namespace.readdir(ino, start):
             if not reply(token, name, entry_of(inode, node_of(inode.ino), valid_s), position):
                 return
@@ -303,6 +306,10 @@ class Operations(pyfuse3.Operations):
         self._volume.remember(inode.ino)
         return self._entry(inode)
 
+    def _looked_up(self, parent: int, name: bytes) -> EntryAttributes:
+        inode = self._volume.namespace.lookup(self._inode_of(parent), name)
+        return self._absent if inode is None else self._remembered(inode)
+
     def _present(self, ino: int) -> Inode:
         inode = self._volume.inodes.get(ino)
         if inode is None:
@@ -316,10 +323,13 @@ class Operations(pyfuse3.Operations):
     def _dots(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> bool:
         """ "." and "..": the kernel takes their numbers and nothing else. False when the reply is full."""
         inode = self._present(ino)
-        if cookie < _COOKIE_DOT and not pyfuse3.readdir_reply(token, b".", self._entry(inode), _COOKIE_DOT):
+        if cookie < COOKIE_DOT and not pyfuse3.readdir_reply(token, b".", self._entry(inode), COOKIE_DOT):
             return False
-        parent = self._volume.inodes.get(inode.parent) or inode
-        return pyfuse3.readdir_reply(token, b"..", self._entry(parent), _COOKIE_DOTDOT)
+        return pyfuse3.readdir_reply(token, b"..", self._above(inode), COOKIE_DOTDOT)
+
+    def _above(self, directory: Inode) -> EntryAttributes:
+        """The attributes of a directory's parent; of the root its own."""
+        return self._entry(self._volume.inodes.get(directory.parent) or directory)
 
     def _drop_privileges(self, inode: Inode, ctx: RequestContext) -> None:
         """What the kernel does at a write, for the truncation that is part of an open."""

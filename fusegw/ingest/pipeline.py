@@ -93,14 +93,16 @@ class Pipeline:
         *,
         chunk_id_key: bytes,
         threads: int,
+        limiter: trio.CapacityLimiter | None = None,
     ) -> None:
+        """`threads` jobs at a time are encoded, as far as `limiter` lets them, which others may share."""
         self._metadata = metadata
         self._chunks = chunks
         self._writer = writer
         self._cutter = cutter
         self._chunk_id_key = chunk_id_key
         self._threads = threads
-        self._limiter = trio.CapacityLimiter(threads)
+        self._limiter = limiter or trio.CapacityLimiter(threads)
         self._waiting: deque[Job] = deque()
         self._order: deque[Job] = deque()
         self._work = trio.Event()

@@ -49,10 +49,14 @@ def unframe(magic: bytes, data: bytes, what: str) -> bytes:
     return data[PREFIX_SIZE:-DIGEST_SIZE]
 
 
-def decode(body: bytes, kind: type[_T], what: str) -> _T:
-    """msgpack `body` as a `kind`, checked against its bounds; Corrupt names `what`."""
+def decode(body: bytes, decoder: msgspec.msgpack.Decoder[_T], what: str) -> _T:
+    """msgpack `body` as what `decoder` makes of it, checked against its bounds; Corrupt names `what`.
+
+    Decoders are made when their module is imported: two threads that meet a type for the first time at the
+    same moment can crash msgspec, and volumes are opened side by side.
+    """
     try:
-        return msgspec.msgpack.decode(body, type=kind)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         problem = f"{what} has a body that cannot be read: restore it from another copy"
     raise Corrupt(problem)

@@ -89,6 +89,9 @@ class KeyGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
+_GENERATIONS = msgspec.msgpack.Decoder(KeyGeneration)
+
+
 def seal_constants(keys: VolumeKeys, version: int, entropy: Entropy) -> SealedConstants:
     """The volume's constants under one master version."""
     salt, nonce = entropy.token(SALT_SIZE), entropy.token(NONCE_SIZE)
@@ -110,7 +113,7 @@ def decode_generation(data: bytes, number: int, volume_id: bytes, what: str) -> 
     UnknownFormat names the feature or version that this fusegw lacks; Corrupt what is out of bounds.
     """
     body = unframe(MAGIC, data, what)[MAC_SIZE:]
-    generation = decode(body, KeyGeneration, what)
+    generation = decode(body, _GENERATIONS, what)
     unknown = [f for f in generation.features.incompatible if f.name not in KNOWN_FEATURES]
     if unknown:
         raise UnknownFormat(

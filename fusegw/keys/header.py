@@ -28,6 +28,9 @@ class VolumeHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_ns: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
+_HEADERS = msgspec.msgpack.Decoder(VolumeHeader)
+
+
 def check_volume_name(name: str) -> None:
     """Raise Invalid unless `name` can name a volume, and so a directory and a socket."""
     if not _NAME.fullmatch(name):
@@ -42,7 +45,7 @@ def encode_header(header: VolumeHeader) -> bytes:
 
 def decode_header(data: bytes, what: str) -> VolumeHeader:
     """The header in the bytes of `volume`, not yet authenticated. UnknownFormat or Corrupt, naming `what`."""
-    header = decode(unframe(MAGIC, data, what), VolumeHeader, what)
+    header = decode(unframe(MAGIC, data, what), _HEADERS, what)
     if not _NAME.fullmatch(header.name):
         raise Corrupt(f"{what} holds an impossible volume name: restore it from another copy")
     return header

@@ -75,6 +75,10 @@ class _RecoveryParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: Annotated[bytes, msgspec.Meta(min_length=SALT_SIZE, max_length=SALT_SIZE)]
 
 
+_ARGON2 = msgspec.msgpack.Decoder(_Argon2Params)
+_RECOVERY = msgspec.msgpack.Decoder(_RecoveryParams)
+
+
 def check_label(label: str) -> None:
     """Raise Invalid for a label that is too long or could play tricks on a terminal."""
     if len(label) > LABEL_SIZE_MAX or not label.isprintable():
@@ -94,7 +98,7 @@ def check_slot(slot: Slot, what: str) -> None:
         except Invalid as error:
             raise Corrupt(f"{what}: slot {slot.slot}: {error}") from error
     else:
-        decode(slot.params, _RecoveryParams, f"{what}: slot {slot.slot}")
+        decode(slot.params, _RECOVERY, f"{what}: slot {slot.slot}")
 
 
 def info_of(slot: Slot) -> SlotInfo:
@@ -160,7 +164,7 @@ def open_slot(slot: Slot, secret: Secret, *, volume_id: bytes, what: str) -> dic
     if slot.kind != secret.kind:
         return None
     if secret.kind == "recovery":
-        salt = decode(slot.params, _RecoveryParams, what).salt
+        salt = decode(slot.params, _RECOVERY, what).salt
         base = secret.reveal()
     else:
         parameters, salt = _argon2_params(slot, what)
@@ -184,7 +188,7 @@ def open_slot(slot: Slot, secret: Secret, *, volume_id: bytes, what: str) -> dic
 
 
 def _argon2_params(slot: Slot, what: str) -> tuple[KdfParameters, bytes]:
-    params = decode(slot.params, _Argon2Params, f"{what}: slot {slot.slot}")
+    params = decode(slot.params, _ARGON2, f"{what}: slot {slot.slot}")
     return KdfParameters(params.memory_kib, params.iterations, params.lanes), params.salt
 
 

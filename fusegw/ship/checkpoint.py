@@ -101,6 +101,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return sum(part.size for part in self.parts)
 
 
+_MANIFESTS = msgspec.msgpack.Decoder(Manifest)
+
+
 def object_key(name: Name, number: int) -> str:
     """The object's key in the store."""
     return f"{PREFIX}{name}/{'manifest' if number == MANIFEST else f'{number:06d}'}"
@@ -144,7 +147,7 @@ def seal_manifest(manifest: Manifest, name: Name, keys: VolumeKeys, *, salt: byt
 def unseal_manifest(data: bytes, name: Name, keys: VolumeKeys) -> Manifest:
     """The manifest in `data`: Corrupt, UnknownFormat."""
     try:
-        return msgspec.msgpack.decode(_opened(data, name, MANIFEST, keys), type=Manifest)
+        return _MANIFESTS.decode(_opened(data, name, MANIFEST, keys))
     except msgspec.DecodeError as error:
         raise Corrupt(f"{describe(name, MANIFEST)} makes no sense: {error}") from None
 

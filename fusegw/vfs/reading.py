@@ -22,6 +22,8 @@ from fusegw.packs.reader import ChunkRef, PackReader
 from fusegw.vfs import extents
 
 log = logging.getLogger(__name__)
+DECODED_BYTES_MAX = 48 << 20
+"""Chunks kept decoded, unless said otherwise."""
 _LOAD_BYTES = 2 << 20
 """Raw bytes one load asks for at most."""
 _WINDOW_MIN = 1 << 20
@@ -71,7 +73,7 @@ class Reading:
         *,
         read_ahead_bytes: int,
         read_only: bool = False,
-        decoded_bytes_max: int = 48 << 20,
+        decoded_bytes_max: int = DECODED_BYTES_MAX,
         local_threads: int = 2,
         remote_threads: int = 16,
     ) -> None:

@@ -10,7 +10,6 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
+from fusegw.daemon.process import Ready
 from fusegw.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:  # as in the real gateway, the event loop is imported in the background process
@@ -104,7 +104,7 @@ class Handler:
         return ShutdownReply(pid=os.getpid())
 
 
-def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
+def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
     dump(settings)
     fail = os.environ.get("STUB_FAIL", "")
     if fail == "exit":
@@ -122,13 +122,25 @@ def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
 
 def dump(settings: GatewaySettings) -> None:
     if path := os.environ.get("STUB_SETTINGS"):
-        volume = settings.volumes[0]
-        fields = {name: getattr(volume, name) for name in volume.__struct_fields__}
-        text = msgspec.json.encode(fields | {"options": settings.options}, enc_hook=str)
+        volumes = {volume.volume: fields(volume) for volume in settings.volumes}
+        text = msgspec.json.encode(
+            next(iter(volumes.values()))
+            | {
+                "options": settings.options,
+                "unified": settings.unified,
+                "volumes": volumes,
+                "missing": {one.paths.name: str(one.error) for one in settings.missing},
+            },
+            enc_hook=str,
+        )
         Path(path).write_bytes(text)
 
 
-async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None:
+def fields(volume: VolumeSettings) -> dict[str, object]:
+    return {name: getattr(volume, name) for name in volume.__struct_fields__}
+
+
+async def serve(settings: GatewaySettings, on_ready: Ready) -> None:
     import trio
 
     from fusegw.control import server
@@ -152,7 +164,7 @@ async def serve(settings: GatewaySettings, on_ready: Callable[[], None]) -> None
             nursery.cancel_scope.cancel()
 
 
-async def serve_mount(settings: GatewaySettings, on_ready: Callable[[], None], ended: "trio.Event") -> None:
+async def serve_mount(settings: GatewaySettings, on_ready: Ready, ended: "trio.Event") -> None:
     import pyfuse3
 
     class Empty(pyfuse3.Operations):  # type: ignore[misc]

@@ -69,6 +69,7 @@ def test_with_an_unmounted_volume(host: Host) -> None:
         "mounted": False,
         "unsent": [],
         "pid": None,
+        "missing": None,
         "store_url": f"file://{host.store}/tank",
     }
     done = host.run("status")

@@ -15,7 +15,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cache.disk import OsDisk
 from fusegw.cli.main import main
 from fusegw.clock import SystemClock
 from fusegw.config import GatewaySettings
+from fusegw.daemon.process import Ready
 from fusegw.errors import Exists, NotFound, Unavailable
 from fusegw.packs.format import NONCE_SIZE
 from fusegw.ship.segment import HEADER_SIZE
@@ -123,7 +123,7 @@ async def _without_waiting(self: Shipper, numbers: frozenset[int]) -> bool:
     return True
 
 
-def gateway(settings: GatewaySettings, *, on_ready: Callable[[], None]) -> None:
+def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
     if AHEAD_S:
         fusegw.gateway.SystemClock = WrongClock
     if "FUSEGW_TEST_NO_FENCING" in os.environ:

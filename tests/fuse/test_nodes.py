@@ -28,6 +28,15 @@ def test_the_root_is_node_1(volume: int) -> None:
     assert nodes.inode_of(ROOT_NODE) == ROOT_INODE
 
 
+@given(volumes)
+def test_the_root_of_one_volume_among_others_has_its_own_number(volume: int) -> None:
+    nodes = NodeIds(volume, alone=False)
+    assert nodes.node_of(ROOT_INODE) == volume << 56 | ROOT_INODE
+    assert nodes.inode_of(volume << 56 | ROOT_INODE) == ROOT_INODE
+    with pytest.raises(OSError):
+        nodes.inode_of(ROOT_NODE)
+
+
 @given(volumes, st.integers(0, (1 << 64) - 1))
 def test_every_other_number_is_stale(volume: int, node: int) -> None:
     nodes = NodeIds(volume)

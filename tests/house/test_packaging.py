@@ -60,9 +60,6 @@ class Container:
         fake.write_text("#!/bin/sh\nIFS='|'; echo \"$*\"\n")
         fake.chmod(0o755)
 
-    def configure(self, text: str) -> None:
-        (self.base / "config.toml").write_text(text)
-
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.base / 'bin'}:{os.environ['PATH']}",
@@ -83,17 +80,17 @@ def test_other_commands_pass_through(container: Container) -> None:
 
 
 @pytest.mark.mount
-def test_it_mounts_the_one_volume_of_the_configuration(container: Container, tmp_path: Path) -> None:
-    container.configure("[volumes.tank]\n")
+def test_it_mounts_where_it_is_told(container: Container, tmp_path: Path) -> None:
     there = str(tmp_path / "there")
     assert container.run("mount", "tank", there).stdout == f"mount|--foreground|tank|{there}\n"
     assert Path(there).is_dir()
 
 
-def test_it_asks_which_volume_when_the_configuration_does_not_say(container: Container) -> None:
-    container.configure("[volumes.a]\n[volumes.b]\n")
-    done = container.run()
-    assert done.returncode != 0
-    assert "2 volumes" in done.stderr
-    container.configure("[volumes\n")
-    assert "config.toml" in container.run("mount").stderr
+@pytest.mark.mount
+@pytest.mark.parametrize("arguments", [(), ("mount",), ("mount", "tank")])
+def test_where_it_mounts(container: Container, arguments: tuple[str, ...]) -> None:
+    shim = container.base / "bin" / "mkdir"
+    shim.write_text("#!/bin/sh\n")  # nothing is made in this host's /mnt
+    shim.chmod(0o755)
+    expected = "tank|/mnt/tank" if "tank" in arguments else "/mnt/volumes"
+    assert container.run(*arguments).stdout == f"mount|--foreground|{expected}\n"

@@ -1,6 +1,7 @@
 """The shape of the source: short modules that say what they are for, and no ignore rule that hides one."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,23 @@ def test_modules_are_short_and_say_what_they_are_for() -> None:
 def test_a_long_module_and_a_silent_one_are_seen() -> None:
     assert len(complaints("long.py", '"""Long."""\n' + "x = 1\n" * LINES_MAX)) == 1
     assert len(complaints("silent.py", "x = 1\n")) == 1
+
+
+def decodes_types_it_may_meet_first(text: str) -> bool:
+    """Whether it decodes a struct by naming it, rather than by a decoder made at the import."""
+    return re.search(r"msgspec\.(msgpack|json)\.decode\([^\n]*type=(?!dict\b)", text) is not None
+
+
+def test_what_runs_in_threads_makes_its_decoders_at_the_import() -> None:
+    """Two threads that meet a struct for the first time at the same moment can crash msgspec."""
+    below = [ROOT / "fusegw" / name for name in ("ingest", "keys", "meta", "packs", "ship", "store", "vfs")]
+    sources = {str(path): path.read_text() for layer in below for path in layer.rglob("*.py")}
+    assert [name for name, text in sources.items() if decodes_types_it_may_meet_first(text)] == []
+
+
+def test_a_decoding_by_type_is_seen() -> None:
+    assert decodes_types_it_may_meet_first("x = msgspec.msgpack.decode(body, type=Manifest)\n")
+    assert not decodes_types_it_may_meet_first("x = msgspec.json.decode(data, type=dict[str, Any])\n")
 
 
 def test_git_ignores_no_module() -> None:

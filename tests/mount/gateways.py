@@ -132,6 +132,21 @@ class Gateway:
         """What another command has mounted there ends with this gateway."""
         self._pids.add(self.pid)
 
+    def add(self, name: str) -> Path:
+        """Create one more volume; the directory that is its store."""
+        store = self.base / f"store-{name}"
+        store.mkdir()
+        recovery = ("--recovery-key-file", self.base / f"recovery-{name}")
+        self.command("init", name, "--store", f"file://{store}", *recovery, *CHEAP)
+        return store
+
+    def mount_all(self, *options: object) -> str:
+        """All volumes as directories of one mount; what the command had to say."""
+        done = self.run("mount", self.root, *options)
+        assert done.returncode == 0, done.stderr
+        self._pids.add(self.pid)
+        return done.stderr
+
     def umount(self) -> None:
         """Unmounted, and the process has ended."""
         self.command("umount", NAME)

@@ -1,0 +1,140 @@
+"""The directory that holds the volumes of a unified mount: nothing but their names, and nothing to change.
+
+It belongs to root, mode 0755. What a mount point would refuse is refused alike: a volume's directory cannot
+be removed or renamed (EBUSY), and nothing else can be made here (EPERM). A volume's place in readdir comes
+from its number, so a reader goes on where it was when others come and go.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NoReturn
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FUSEError, RequestContext
+
+from fusegw.clock import Clock
+from fusegw.fuse.branch import Branch
+from fusegw.fuse.nodes import ROOT_NODE
+from fusegw.fuse.operations import COOKIE_DOT, COOKIE_DOTDOT
+from fusegw.fuse.replies import absent, entry_of, instant
+from fusegw.meta.schema import ROOT_INODE, Inode
+
+
+class Refusing:
+    """Handlers of nodes that cannot be asked: each request is answered with one errno."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._refuse
+
+    async def _refuse(self, *_: Any) -> NoReturn:
+        raise FUSEError(self._code)
+
+
+class Root(Refusing):
+    """Handlers of the mount's root; `branches` are the volumes in it, by number."""
+
+    def __init__(self, branches: Mapping[int, Branch], *, clock: Clock, valid_s: float) -> None:
+        super().__init__(errno.EPERM)
+        self._branches = branches
+        self._clock = clock
+        self._valid_s = valid_s
+        self._absent = absent(valid_s)
+        self._changed_ns = clock.time_ns()
+
+    async def _refuse(self, node: int, *_: Any) -> NoReturn:
+        _check(node)
+        raise FUSEError(errno.EPERM)
+
+    def changed(self) -> None:
+        """A volume came or went."""
+        self._changed_ns = self._clock.time_ns()
+
+    def entry(self) -> EntryAttributes:
+        """The attributes of the root."""
+        inode = Inode(
+            ino=ROOT_INODE,
+            generation=0,
+            mode=stat.S_IFDIR | 0o755,
+            nlink=2 + len(self._branches),
+            uid=0,
+            gid=0,
+            size=0,
+            allocated=0,
+            atime_ns=self._changed_ns,
+            mtime_ns=self._changed_ns,
+            ctime_ns=self._changed_ns,
+        )
+        return entry_of(inode, ROOT_NODE, self._valid_s)
+
+    @instant
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        _check(parent)
+        if name in (b".", b".."):
+            return self.entry()
+        found = next((branch for branch in self._branches.values() if branch.name == name), None)
+        return self._absent if found is None else found.looked_up()
+
+    @instant
+    def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
+        _check(node)
+        return self.entry()
+
+    @instant
+    def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
+        return True
+
+    @instant
+    def opendir(self, node: int, ctx: RequestContext) -> int:
+        _check(node)
+        return ROOT_NODE
+
+    @instant
+    def readdir(self, handle: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
+        reply = pyfuse3.readdir_reply
+        for name, position in ((b".", COOKIE_DOT), (b"..", COOKIE_DOTDOT)):
+            if cookie < position and not reply(token, name, self.entry(), position):
+                return
+        for number, branch in sorted(self._branches.items()):
+            position = COOKIE_DOTDOT + number
+            if cookie < position:
+                if not reply(token, branch.name, branch.root_entry(), position):
+                    return
+                branch.looked_up()
+
+    @instant
+    def releasedir(self, handle: int) -> None:
+        pass
+
+    @instant
+    def fsyncdir(self, handle: int, datasync: bool) -> None:
+        pass
+
+    @instant
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> NoReturn:
+        raise OSError(errno.EBUSY, f"{os.fsdecode(name)} is a volume")
+
+    @instant
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> NoReturn:
+        raise OSError(errno.EBUSY, f"{os.fsdecode(name)} is a volume")
+
+    @instant
+    def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> NoReturn:
+        raise OSError(errno.ENODATA, "no extended attributes")
+
+    @instant
+    def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
+        return []
+
+
+def _check(node: int) -> None:
+    if node != ROOT_NODE:
+        raise FUSEError(errno.ESTALE)
