@@ -102,5 +102,8 @@ class Rebuild:
 
     def _begun(self) -> Any:
         if self._transaction is None:
-            self._transaction = self._metadata.begin()
+            try:
+                self._transaction = self._metadata.begin()
+            except lmdb.Error as error:
+                raise self._metadata.saving_failed(error) from None
         return self._transaction

@@ -21,7 +21,16 @@ import trio
 from msgspec.structs import replace
 
 from fusegw.clock import Clock, Entropy
-from fusegw.errors import Busy, Corrupt, Denied, FusegwError, Unavailable, UnknownFormat
+from fusegw.errors import (
+    Busy,
+    Corrupt,
+    Denied,
+    FusegwError,
+    Invalid,
+    NotFound,
+    Unavailable,
+    UnknownFormat,
+)
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.rebuild import Changed, Rebuild
@@ -29,7 +38,7 @@ from fusegw.meta.schema import Head
 from fusegw.ship import segment
 from fusegw.ship.chain import LogReader, Pruned
 from fusegw.ship.health import Health
-from fusegw.ship.segment import CHANGES
+from fusegw.ship.segment import CHANGES, SEGMENT_BYTES_MAX
 from fusegw.ship.takeover import Superseded, admit, take_over
 from fusegw.store.base import ObjectStore
 
@@ -37,7 +46,7 @@ log = logging.getLogger(__name__)
 BEHIND_MAX = 10_000
 """Segments that are counted."""
 GAP_LOOKS_S = 60.0
-"""Time between two looks for a segment that is missing while later ones are there."""
+"""Time between two looks whether the log really ends here."""
 DAMAGED_S = 30.0
 """Pause before a segment that does not open is read again."""
 _TRIES = 50
@@ -63,12 +72,18 @@ class Tail:
     def advance(self, *, look_for_gap: bool) -> Changed | None:
         """Bring the index to the next position; None when the store has none yet.
 
-        Corrupt (Pruned), UnknownFormat, Full, and what the store raises: then it is where it was.
+        With `look_for_gap` it is made sure that the log ends here: that nothing later is there, and that the
+        store still has the newest segment that was read.
+
+        Corrupt (Pruned), UnknownFormat, Full, Invalid (the store went back), and what the store raises: then
+        it is where it was.
         """
         try:
             while (found := self._reader.next(look_for_gap=look_for_gap)) is not None:
                 if found.final:
                     return self._apply(found)
+            if look_for_gap:
+                self._refuse_if_set_back()
         except BaseException:
             self._reader = LogReader(self._store, self._keys, self.position)
             raise
@@ -78,6 +93,23 @@ class Tail:
         """Segments in the store that are not in the index, `BEHIND_MAX` at most."""
         after = segment.object_key(self.position.seq)
         return sum(1 for _ in islice(self._store.list("log/", start_after=after), BEHIND_MAX))
+
+    def _refuse_if_set_back(self) -> None:
+        """The newest segment of a log is never given up."""
+        at = self._reader.at
+        if not at.seq:
+            return
+        key = segment.object_key(at.seq)
+        try:
+            if segment.digest(self._store.get(key, size_max=SEGMENT_BYTES_MAX)) == at.hash:
+                return
+            found = "has another one"
+        except NotFound:
+            found = "does not have it any more"
+        raise Invalid(
+            f"log segment {key} (epoch {at.epoch}, hash {at.hash.hex()}) was read from {self._store.url}, "
+            f"which {found}: the store was set back, emptied or exchanged"
+        )
 
     def _apply(self, last: segment.Segment) -> Changed:
         """A step of several parts is read twice, once to see its end: memory holds one part at a time."""

@@ -295,6 +295,23 @@ async def test_a_missing_segment_is_told_and_what_is_here_is_shown(
             assert runtime.volume.namespace.lookup(ROOT_INODE, b"b") is not None
 
 
+async def test_a_store_that_went_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusegw.ship.follow.GAP_LOOKS_S", 0.0)
+    store = new_store()
+    async with volume(source(tmp_path / "writer", store)) as writer:
+        create(writer, b"f")
+    async with following(standby(tmp_path / "standby", store)) as (runtime, follower):
+        await until(lambda: follower.behind_segments == 0)
+        store.delete([segment.object_key(follower.shown.seq)])
+        await until(lambda: "set back, emptied or exchanged" in str(follower.error))
+        lag = follower.lag_s
+        await until(lambda: follower.lag_s > lag)
+        assert runtime.volume.namespace.lookup(ROOT_INODE, b"f") is not None
+        with pytest.raises(Invalid, match="set back"):
+            await promote(runtime, switch=lambda: None)
+        assert runtime.follower is follower
+
+
 async def test_what_was_given_up_before_it_was_read_means_a_rebuild_at_the_next_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
