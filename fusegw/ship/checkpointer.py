@@ -22,7 +22,7 @@ from fusegw.errors import Corrupt, Fenced, FusegwError, UnknownFormat
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.schema import Head
 from fusegw.meta.view import View
-from fusegw.ship import checkpoint, segment
+from fusegw.ship import segment
 from fusegw.ship.checkpoints import Written, examine, folders, write
 from fusegw.ship.retention import Retention, refuse_once_fenced
 from fusegw.store.base import ObjectStore
@@ -41,7 +41,6 @@ class Schedule(msgspec.Struct, frozen=True):
     """Growth of the log, as stored, at which the next one is written."""
     retention_s: float
     """Positions of this long can be recovered."""
-    part_bytes: int = checkpoint.PART_BYTES
 
 
 class _Offer(msgspec.Struct, frozen=True):
@@ -201,7 +200,6 @@ class Checkpointer:
             self._keys,
             self._entropy,
             still_ours=self._still_ours,
-            part_bytes=self._schedule.part_bytes,
         )
         with closing(steps):
             while True:

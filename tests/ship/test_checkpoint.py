@@ -392,6 +392,29 @@ def counted(store: MemoryStore) -> Iterator[Written]:
             assert not folder.finished
 
 
+class Repeating(MemoryStore):
+    """Every PUT of a checkpoint comes twice, as when a reply was lost; by somebody else, if `other`."""
+
+    other = False
+
+    def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
+        if key.startswith("checkpoints/"):
+            super().put(key, b"other" if self.other else data, create_only=True)
+        super().put(key, data, create_only=create_only)
+
+
+async def test_a_lost_reply_costs_no_checkpoint_and_other_bytes_are_none(tmp_path: Path) -> None:
+    store = Repeating(clock=SystemClock())
+    async with volume(source(tmp_path / "volume", store)) as runtime:
+        await populate(runtime, 1)
+        written = checkpointed(runtime, store)
+        assert list(counted(store)) == [written]
+        store.other = True
+        with pytest.raises(Corrupt, match="holds other bytes"):
+            checkpointed(runtime, store)
+        assert list(counted(store)) == [written]
+
+
 async def test_a_damaged_index_makes_no_checkpoint(tmp_path: Path) -> None:
     store = MemoryStore(clock=SystemClock())
     async with volume(source(tmp_path / "volume", store)) as runtime:
