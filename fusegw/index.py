@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 import trio
-from msgspec.structs import replace
 
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
@@ -25,9 +24,9 @@ from fusegw.errors import Busy, Corrupt, Invalid, NotFound
 from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID, Head
+from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
+from fusegw.ship.accession import catch_up_and_take_over
 from fusegw.ship.chain import Pruned, refuse_gap
-from fusegw.ship.follow import Tail
 from fusegw.ship.recover import recover
 from fusegw.ship.resume import unstored_names
 from fusegw.ship.segment import SEGMENT_BYTES_MAX, digest, object_key
@@ -37,10 +36,8 @@ from fusegw.vfs.fresh import create_volume_root
 from fusegw.vfs.reading import DECODED_BYTES_MAX
 
 log = logging.getLogger(__name__)
-_TRIES = 50
-"""Takeovers lost to others before the mount gives up."""
 _REBUILDS = 5
-"""Of the index, likewise."""
+"""Of the index, before the mount gives up."""
 
 
 class _Empty(Invalid):
@@ -106,50 +103,24 @@ def open_index(source: Source) -> Metadata:
             raise
         else:
             return metadata
-    raise _crowded_out(source)
+    raise Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
 
 
 def _begin_reign(metadata: Metadata, source: Source) -> None:
     """A new epoch, at the end of the log. Superseded when the index cannot be brought there; Busy."""
-    head = metadata.head
-    for _ in range(_TRIES):
-        try:
-            head = admit(metadata, source.store, source.keys, head)
-            take_over(
-                metadata,
-                source.store,
-                source.keys,
-                head,
-                writer=source.writer,
-                clock=source.clock,
-                entropy=source.entropy,
-            )
-            return
-        except Superseded as error:
-            metadata.renew()
-            if _has_unsent(metadata) or unstored_names(metadata):
-                raise
-            log.info("the log went on without the index on this host, catching up: %s", error)
-            head = _caught_up(metadata, source)
-        finally:
-            metadata.renew()
-    raise _crowded_out(source)
-
-
-def _caught_up(metadata: Metadata, source: Source) -> Head:
-    """The end of the log, to which the index was brought. Superseded when it does not go on from there."""
-    tail = Tail(metadata, source.store, source.keys, metadata.head)
+    store, keys = source.store, source.keys
+    writer, clock, entropy = source.writer, source.clock, source.entropy
     try:
-        while tail.advance(look_for_gap=True) is not None:
-            pass
-    except Corrupt as error:
-        # Pruned, or damaged: a checkpoint may lie behind that.
-        raise Superseded(str(error)) from None
-    return replace(tail.tip, commit=metadata.commit_number)
-
-
-def _crowded_out(source: Source) -> Busy:
-    return Busy(f"other gateways keep taking over the volume in {source.store.url}: use one gateway only")
+        head = admit(metadata, store, keys, metadata.head)
+        take_over(metadata, store, keys, head, writer=writer, clock=clock, entropy=entropy)
+    except Superseded as error:
+        metadata.renew()
+        if _has_unsent(metadata) or unstored_names(metadata):
+            raise
+        log.info("the log went on without the index on this host, catching up: %s", error)
+        catch_up_and_take_over(metadata, store, keys, writer=writer, clock=clock, entropy=entropy)
+    finally:
+        metadata.renew()
 
 
 def _opened_to_follow(source: Source) -> Metadata:

@@ -9,12 +9,14 @@ import pytest
 
 import fusegw.index
 from fusegw.clock import SystemClock
+from fusegw.errors import Busy
 from fusegw.index import open_index
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import LOG_SEALED, LOGGED_TABLES, Head, Sealed
 from fusegw.ship.follow import Tail
 from fusegw.ship.recover import recover
 from fusegw.ship.segment import TAKEOVER
+from fusegw.ship.takeover import Superseded
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import KEYS, create, source, volume
 
@@ -110,6 +112,22 @@ async def test_a_writer_that_ships_before_each_takeover_is_caught_up_with(
     assert store.takeovers <= len(log) - first + 1
     assert len(recoveries) == 1, "the first index of this host, and no other"
     assert state == rebuilt(tmp_path / "again", store)
+
+
+async def test_without_catching_up_such_a_writer_is_not_beaten(
+    tmp_path: Path, log: dict[str, bytes], recoveries: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+
+    def give_up(*arguments: object, **how: object) -> Head:
+        raise Superseded("the log went on")
+
+    monkeypatch.setattr(fusegw.index, "catch_up_and_take_over", give_up)
+    store = Shown(log, 2)
+    store.rival = lambda: store.show(1)
+    with pytest.raises(Busy):
+        opened(tmp_path / "here", store)
+    assert len(recoveries) > 3
 
 
 async def test_a_host_set_back_reads_only_what_it_lacks(
