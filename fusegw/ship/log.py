@@ -288,11 +288,11 @@ def put_segment(store: ObjectStore, sealed: Sealed, after: Head, keys: VolumeKey
         store.put(key, sealed.data, create_only=True)
     except Exists:
         try:
-            if store.get(key, size_max=SEGMENT_BYTES_MAX) == sealed.data:
-                return
+            found = store.get(key, size_max=SEGMENT_BYTES_MAX)
         except NotFound:
             raise Unavailable(f"object {key} was there a moment ago and is gone: trying again") from None
-        raise Fenced(fenced_by(store, after, keys)) from None
+        if found != sealed.data:
+            raise Fenced(_taken_by(found, after, keys)) from None
 
 
 def moved_on(sealed: Sealed, gone: range) -> Iterator[Row]:
@@ -304,10 +304,18 @@ def moved_on(sealed: Sealed, gone: range) -> Iterator[Row]:
 
 
 def fenced_by(store: ObjectStore, after: Head, keys: VolumeKeys) -> str:
-    """Says who has the slot after `after`."""
+    """Says who has the slot after `after`, which is known to be taken."""
     key = segment.object_key(after.seq + 1)
     try:
-        other = segment.unseal(store.get(key, size_max=SEGMENT_BYTES_MAX), after, keys)
+        return _taken_by(store.get(key, size_max=SEGMENT_BYTES_MAX), after, keys)
+    except FusegwError as error:
+        return f"slot {key} of the log is taken, by whom is not known: {error}"
+
+
+def _taken_by(data: bytes, after: Head, keys: VolumeKeys) -> str:
+    key = segment.object_key(after.seq + 1)
+    try:
+        other = segment.unseal(data, after, keys)
     except FusegwError as error:
         return f"slot {key} of the log is taken, by something that cannot be read: {error}"
     if other.kind == segment.TAKEOVER:

@@ -100,7 +100,7 @@ def test_a_kill_after_a_lost_reply_fences_nobody(tmp_path: Path) -> None:
     victim = Victim(tmp_path)
     try:
         victim.mount()
-        for lost in (1, 2, 1, 3):
+        for lost in (1, 2):
             victim.write()
             victim.gateway.barrier()
             key, sealed = victim.die(lost)
@@ -114,7 +114,7 @@ def test_a_kill_after_a_lost_reply_fences_nobody(tmp_path: Path) -> None:
             assert victim.stored(key) == before, "the object is the one it was"
         assert victim.set_aside() == []
         texts = victim.texts_by_nonce()
-        assert len(texts) >= 12 and all(len(digests) == 1 for digests in texts.values())
+        assert len(texts) >= 6 and all(len(digests) == 1 for digests in texts.values())
         assert len(victim.sendings()) > len(texts), "nothing was sent twice"
     finally:
         victim.gateway.end()
