@@ -149,7 +149,8 @@ async def test_it_changes_nothing_in_the_store(tmp_path: Path) -> None:
             assert runtime.chunks.stored_bytes == writer.chunks.stored_bytes
             assert runtime.volume.statfs().files == writer.volume.statfs().files
             assert (runtime.epoch, runtime.head.seq) == (writer.epoch, writer.log.head.seq)
-            assert follower.error is None and follower.behind_segments == 0
+            await until(lambda: follower.behind_segments == 0)
+            assert follower.error is None
 
 
 async def test_a_volume_of_which_nothing_was_shipped_yet_cannot_be_followed_until_it_is(
@@ -240,8 +241,8 @@ async def test_an_outage_is_told_and_ends(tmp_path: Path) -> None:
                 await promote(runtime, switch=lambda: None)
             assert runtime.follower is follower
             faulty.set_outage(False)
-            await until(lambda: follower.shown.seq == writer.log.head.seq)
-            assert follower.error is None and runtime.health.report().state == "ok"
+            await until(lambda: follower.shown.seq == writer.log.head.seq and follower.error is None)
+            assert runtime.health.report().state == "ok"
             assert runtime.volume.namespace.lookup(ROOT_INODE, b"g") is not None
 
 
