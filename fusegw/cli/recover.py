@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,12 +192,17 @@ def _next(name: str, restored: Restored) -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[Progress], None]]:
-    """Segments, bytes and rate on a terminal; nothing elsewhere."""
+    """Segments, bytes and rate on a terminal; nothing elsewhere. It begins with the first of them, not
+    while the passphrase is asked for."""
     clock = SystemClock()
-    begun = clock.monotonic()
-    with output.bar(f"recovering {name}") as update:
+    update: Callable[[float, float | None, str], None] | None = None
+    begun = 0.0
+    with ExitStack() as stack:
 
         def show(progress: Progress) -> None:
+            nonlocal update, begun
+            if update is None:
+                update, begun = stack.enter_context(output.bar(f"recovering {name}")), clock.monotonic()
             if progress.parts < progress.parts_total:
                 read = f"checkpoint, part {progress.parts:,} of {progress.parts_total:,}"
                 update(progress.parts, progress.parts_total, read)

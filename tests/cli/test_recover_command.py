@@ -1,5 +1,7 @@
 """`fusegw recover` and `fusegw anchor`: a bare host gets the gateway back, or goes on knowing nothing."""
 
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -164,6 +166,33 @@ def test_with_a_mount_point_it_is_mounted_and_nobody_is_asked_for_the_secret_twi
     assert (settings["volume"], settings["volume_number"], settings["read_only"]) == ("tank", 5, False)
     assert settings["allow_other"] is False and settings["tuning"]["ship_interval_s"] == 2.5  # type: ignore[index]
     assert host.run("umount", "tank").code == 0
+
+
+def test_on_a_terminal_it_asks_first_and_then_shows_how_far_it_is(site: Site) -> None:
+    site.serve(b"one")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        site.host.command("recover", "tank", "--store", site.url),
+        env=site.host.environment(FUSEGW_PASSPHRASE_FILE="", TERM="xterm", COLUMNS="120"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    seen = b""
+    while not seen.endswith(b"of volume tank: "):
+        seen += os.read(ours, 4096)
+    assert b"recovering" not in seen, "a bar would draw over the question"
+    os.write(ours, PASSPHRASE.encode() + b"\n")
+    try:
+        while part := os.read(ours, 4096):
+            seen += part
+    except OSError:
+        pass  # The terminal is closed: that is its end.
+    os.close(ours)
+    assert process.wait(60) == 0
+    text = seen.decode()
+    assert "recovering tank" in text and "volume tank recovered" in text and PASSPHRASE not in text
 
 
 def test_the_recovery_key_opens_it_too(site: Site) -> None:
