@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from fusegw.daemon import mountpoint
 from fusegw.daemon.lock import present_holder
 from tests.mount.gateways import NAME, Gateway, drop_kernel_caches
 from tests.mount.syscalls import EXCHANGE, handle_of, open_handle, renameat2
+from tests.mount.test_standby import SOON, barrier, elsewhere, shown, until
 
 pytestmark = pytest.mark.mount
 
@@ -24,6 +25,12 @@ def pair(gateway: Gateway) -> Gateway:
     gateway.add("pond")
     gateway.mount_all()
     return gateway
+
+
+@pytest.fixture
+def other(gateway: Gateway) -> Iterator[Gateway]:
+    """Another host for `tank`, not mounted yet."""
+    yield from elsewhere(gateway)
 
 
 def code_of(call: Callable[[], object]) -> int | None:
@@ -175,6 +182,49 @@ def test_each_has_its_own_mode(gateway: Gateway) -> None:
     gateway.umount()
     gateway.mount_all("-o", "ro")
     assert code_of((gateway.root / "tank" / "file").unlink) == errno.EROFS
+
+
+def test_a_standby_among_others_follows_and_can_be_promoted(gateway: Gateway, other: Gateway) -> None:
+    """`tank` is written by another host; here it lies beside `pond`, which is written here."""
+    gateway.mount()
+    (gateway.root / "file").write_text("first")
+    barrier(gateway)
+    other.add("pond")
+    other.configure(SOON + "follow = true\n")
+    assert other.mount_all() == ""
+    tank, pond = other.root / "tank", other.root / "pond"
+    assert (tank / "file").read_text() == "first" and not (tank / "new").exists()
+    assert code_of((tank / "file").unlink) == errno.EROFS
+    (pond / "own").write_text("written here")
+    # What this kernel keeps, the root of the volume and "no such name", is taken back.
+    (gateway.root / "file").write_text("second")
+    (gateway.root / "new").mkdir()
+    shown(gateway, other)
+    assert (tank / "file").read_text() == "second" and (tank / "new").is_dir()
+    assert sorted(os.listdir(tank)) == ["file", "new"]
+    with open(tank / "file") as kept:
+        other.command("promote", NAME)
+        (tank / "new" / "mine").write_text("promoted")
+        assert kept.read() == "second"
+    assert (tank / "new" / "mine").read_text() == "promoted" and (pond / "own").read_text() == "written here"
+    other.command("sync", NAME, "--wait")
+
+
+def test_one_that_was_taken_over_refuses_changes_and_the_others_go_on(
+    gateway: Gateway, other: Gateway
+) -> None:
+    gateway.add("pond")
+    gateway.mount_all()
+    (gateway.root / "tank" / "file").write_text("kept")
+    barrier(gateway)
+    other.mount()
+    until(gateway, lambda found: found.fenced, "fenced")
+    assert code_of((gateway.root / "tank" / "new").touch) == errno.EROFS
+    assert (gateway.root / "tank" / "file").read_text() == "kept"
+    (gateway.root / "pond" / "new").write_text("goes on")
+    gateway.command("sync", "pond", "--wait")
+    report = json.loads(gateway.command("status", "--json"))["volumes"]
+    assert [one["fenced"] is None for one in report] == [False, True]
 
 
 def test_one_whose_store_is_away_is_missing_until_it_comes(gateway: Gateway) -> None:
