@@ -104,6 +104,11 @@ def errno_of(error: BaseException) -> int:
     return errno.EIO
 
 
+def class_name(error: FusegwError) -> str:
+    """The class that another process knows it by: of this module, the nearest to its own."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+
+
 def telling(error: BaseException) -> BaseException:
     """The error that tells most of a group (of groups): one made for people before any other; or `error`
     itself."""

@@ -211,7 +211,7 @@ def encode_progress(progress: SyncProgress) -> bytes:
 def encode_failure(error: FusegwError) -> bytes:
     """A `Failure` line, newline included; a very long message is cut."""
     message = str(error)[: LINE_BYTES_MAX // 16]
-    return _ENCODER.encode(Failure(type(error).__name__, message)) + b"\n"
+    return _ENCODER.encode(Failure(fusegw.errors.class_name(error), message)) + b"\n"
 
 
 def decode_line(line: bytes) -> Line:

@@ -19,7 +19,7 @@ from typing import NoReturn, Protocol
 import msgspec
 
 import fusegw.errors
-from fusegw.errors import Denied, FusegwError
+from fusegw.errors import Denied, FusegwError, class_name
 
 LOG_BYTES_MAX = 10 << 20
 LOG_FILES_MAX = 5
@@ -118,7 +118,7 @@ def _child(body: Body, pipe: int, log_file: Path, debug: bool) -> NoReturn:
         status = 0
     except FusegwError as error:
         _log.error("%s", error)
-        report(_Report(type(error).__name__, str(error)))
+        report(_Report(class_name(error), str(error)))
         status = error.exit_code
     except BaseException as error:
         _log.exception("the gateway failed")

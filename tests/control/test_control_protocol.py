@@ -59,6 +59,15 @@ def test_an_unknown_error_is_the_root_class(name: str) -> None:
     assert type(protocol.error_of(Failure(name, "text"))) is FusegwError
 
 
+def test_a_class_that_only_one_module_knows_is_told_as_what_it_is() -> None:
+    class Pruned(Corrupt):
+        pass
+
+    line = protocol.decode_line(protocol.encode_failure(Pruned("given up")))
+    assert isinstance(line, protocol.Failure)
+    assert type(protocol.error_of(line)) is Corrupt
+
+
 def test_a_huge_message_still_fits_a_line() -> None:
     assert len(protocol.encode_failure(Corrupt("\0" * 10**6))) <= protocol.LINE_BYTES_MAX
 
