@@ -90,7 +90,8 @@ def recover_gateway(
 
     Exists (known here already), Invalid (another volume there; the anchor is not in its history; no fencing),
     NotFound (no volume, no log, no such position), WrongKey, Denied, Unavailable, Corrupt, UnknownFormat,
-    Busy: nothing is left behind, and nothing in the store was changed unless the takeover was reached.
+    Busy: no volume is left behind on this host, and the store is as it was (a probe object came and went),
+    unless the takeover was reached.
     """
     check_volume_name(wanted.name)
     with closing(open_store(wanted.store, clock=clock, entropy=entropy, policy=POLICY)) as store:
