@@ -13,8 +13,8 @@ from fusegw.config import VolumePaths
 from fusegw.daemon import mountpoint
 from fusegw.daemon.lock import present_holder
 from tests.mount.gateways import NAME, Gateway, drop_kernel_caches
+from tests.mount.standbys import SOON, barrier, elsewhere, shown, until
 from tests.mount.syscalls import EXCHANGE, handle_of, open_handle, renameat2
-from tests.mount.test_standby import SOON, barrier, elsewhere, shown, until
 
 pytestmark = pytest.mark.mount
 
@@ -218,7 +218,7 @@ def test_one_that_was_taken_over_refuses_changes_and_the_others_go_on(
     (gateway.root / "tank" / "file").write_text("kept")
     barrier(gateway)
     other.mount()
-    until(gateway, lambda found: found.fenced, "fenced")
+    until(gateway, lambda found: found.fenced is not None, "fenced")
     assert code_of((gateway.root / "tank" / "new").touch) == errno.EROFS
     assert (gateway.root / "tank" / "file").read_text() == "kept"
     (gateway.root / "pond" / "new").write_text("goes on")
