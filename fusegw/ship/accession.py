@@ -6,6 +6,7 @@ not a recovery, and the takeover is tried the moment the end of the log was seen
 """
 
 import logging
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -13,9 +14,10 @@ from fusegw.clock import Clock, Entropy
 from fusegw.errors import Busy, Corrupt
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
+from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import LOG_SEALED, Head
 from fusegw.ship.chain import refuse_gap
-from fusegw.ship.follow import Tail
+from fusegw.ship.tail import Tail
 from fusegw.ship.takeover import Superseded, take_over
 from fusegw.store.base import ObjectStore
 
@@ -29,24 +31,28 @@ def catch_up_and_take_over(
     store: ObjectStore,
     keys: VolumeKeys,
     *,
+    tail: Tail | None = None,
+    on_applied: Callable[[Changed], None] = lambda changed: None,
     writer: str,
     clock: Clock,
     entropy: Entropy,
 ) -> Head:
     """Blocking: the head after a new epoch was begun by this gateway, the index at it. `renew` afterwards.
 
+    `tail` is where the index is, when somebody knows; `on_applied` is told what each position changed.
+
     Superseded when the log cannot be followed from here (pruned, or damaged: a checkpoint may lie behind
     that); Busy when it cannot be won; and what the store raises. The index is at a position of the log then.
     """
     _drop_what_lost_its_slot(metadata)
-    tail = Tail(metadata, store, keys, metadata.head)
+    tail = tail or Tail(metadata, store, keys, metadata.head)
     for _ in range(TRIES):
         try:
-            _read_to_the_end(tail)
+            _read_to_the_end(tail, on_applied)
             # A free slot with the log going on behind it was pruned: it is nobody's any more.
             refuse_gap(store, tail.tip.seq)
             # And no request between the end of the log and the takeover: each is a chance lost.
-            _read_to_the_end(tail)
+            _read_to_the_end(tail, on_applied)
         except Corrupt as error:
             raise Superseded(str(error)) from None
         tip = replace(tail.tip, commit=metadata.commit_number)
@@ -57,9 +63,9 @@ def catch_up_and_take_over(
     raise Busy(f"another gateway keeps writing the volume in {store.url}: stop it, or try again")
 
 
-def _read_to_the_end(tail: Tail) -> None:
-    while tail.advance(look_for_gap=False) is not None:
-        pass
+def _read_to_the_end(tail: Tail, on_applied: Callable[[Changed], None]) -> None:
+    while (changed := tail.advance(look_for_gap=False)) is not None:
+        on_applied(changed)
 
 
 def _drop_what_lost_its_slot(metadata: Metadata) -> None:

@@ -1,9 +1,8 @@
 """Following a log that another gateway writes: the index of a standby, always at one shipped position.
 
-`Tail` does what blocks: the next whole position is read, authenticated and applied in one transaction, so
-what the index holds is a position that existed, whatever happens. `Follower` does the rest on the event loop:
-it looks for news once in an interval, lets the loop see the new rows, and counts them as shown only when
-everybody who keeps copies of old ones has dropped them. Nothing is written to the store.
+`Tail` does what blocks, `Follower` the rest on the event loop: it looks for news once in an interval, lets
+the loop see the new rows, and counts them as shown only when everybody who keeps copies of old ones has
+dropped them. Nothing is written to the store.
 
 What keeps it from following is told (`error`, `lag_s`) and tried again; what is there goes on being shown.
 A damaged or missing segment ends the following at the last whole position until it is mended; one that was
@@ -15,120 +14,29 @@ fails leaves a standby that follows.
 
 import logging
 from collections.abc import Awaitable, Callable
-from itertools import islice
+from functools import partial
 
 import trio
 from msgspec.structs import replace
 
 from fusegw.clock import Clock, Entropy
-from fusegw.errors import (
-    Busy,
-    Corrupt,
-    Denied,
-    FusegwError,
-    Invalid,
-    NotFound,
-    Unavailable,
-    UnknownFormat,
-)
+from fusegw.errors import Corrupt, Denied, FusegwError, Unavailable, UnknownFormat
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.rebuild import Changed, Rebuild
+from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import Head
-from fusegw.ship import segment
-from fusegw.ship.chain import LogReader, Pruned
+from fusegw.ship.accession import catch_up_and_take_over
+from fusegw.ship.chain import Pruned
 from fusegw.ship.health import Health
-from fusegw.ship.segment import CHANGES, SEGMENT_BYTES_MAX
+from fusegw.ship.tail import Tail
 from fusegw.ship.takeover import Superseded, admit, take_over
 from fusegw.store.base import ObjectStore
 
 log = logging.getLogger(__name__)
-BEHIND_MAX = 10_000
-"""Segments that are counted."""
 GAP_LOOKS_S = 60.0
 """Time between two looks whether the log really ends here."""
 DAMAGED_S = 30.0
 """Pause before a segment that does not open is read again."""
-_TRIES = 50
-"""Takeovers lost to others before a promotion gives up."""
-
-
-class Tail:
-    """The index and its place in the log. Blocking; one call at a time."""
-
-    def __init__(self, metadata: Metadata, store: ObjectStore, keys: VolumeKeys, head: Head) -> None:
-        self._metadata = metadata
-        self._store = store
-        self._keys = keys
-        self.position = head
-        """Where the index is."""
-        self._reader = LogReader(store, keys, head)
-
-    @property
-    def tip(self) -> Head:
-        """The newest segment that was read: beyond `position` while a step's last part is not there yet."""
-        return self._reader.at
-
-    def advance(self, *, look_for_gap: bool) -> Changed | None:
-        """Bring the index to the next position; None when the store has none yet.
-
-        With `look_for_gap` it is made sure that the log ends here: that nothing later is there, and that the
-        store still has the newest segment that was read.
-
-        Corrupt (Pruned), UnknownFormat, Full, Invalid (the store went back), and what the store raises: then
-        it is where it was.
-        """
-        try:
-            while (found := self._reader.next(look_for_gap=look_for_gap)) is not None:
-                if found.final:
-                    return self._apply(found)
-            if look_for_gap:
-                self._refuse_if_set_back()
-        except BaseException:
-            self._reader = LogReader(self._store, self._keys, self.position)
-            raise
-        return None
-
-    def behind(self) -> int:
-        """Segments in the store that are not in the index, `BEHIND_MAX` at most."""
-        after = segment.object_key(self.position.seq)
-        return sum(1 for _ in islice(self._store.list("log/", start_after=after), BEHIND_MAX))
-
-    def _refuse_if_set_back(self) -> None:
-        """The newest segment of a log is never given up."""
-        at = self._reader.at
-        if not at.seq:
-            return
-        key = segment.object_key(at.seq)
-        try:
-            if segment.digest(self._store.get(key, size_max=SEGMENT_BYTES_MAX)) == at.hash:
-                return
-            found = "has another one"
-        except NotFound:
-            found = "does not have it any more"
-        raise Invalid(
-            f"log segment {key} (epoch {at.epoch}, hash {at.hash.hex()}) was read from {self._store.url}, "
-            f"which {found}: the store was set back, emptied or exchanged"
-        )
-
-    def _apply(self, last: segment.Segment) -> Changed:
-        """A step of several parts is read twice, once to see its end: memory holds one part at a time."""
-        changed = Changed()
-        step = Rebuild(self._metadata, changed)
-        try:
-            if last.kind == CHANGES:
-                parts = LogReader(self._store, self._keys, self.position)
-                while parts.at.seq + 1 < last.seq:
-                    part = parts.next()
-                    if part is None:
-                        raise Unavailable(f"segment {parts.at.seq + 1} of the log was there a moment ago")
-                    step.apply(part.body, f"log segment {segment.object_key(part.seq)}")
-                step.apply(last.body, f"log segment {segment.object_key(last.seq)}")
-            step.finish(self._reader.at)
-        finally:
-            step.abandon()
-        self.position = self._reader.at
-        return changed
 
 
 class Follower:
@@ -206,37 +114,46 @@ class Follower:
         up), it still follows. An outage in the midst may have ended the old writer's reign nevertheless.
         """
         async with self._turn:
-            for _ in range(_TRIES):
-                await self._catch_up()
-                # From here on it must not end half done because the one who asked has left.
-                with trio.CancelScope(shield=True):
-                    try:
-                        head = await trio.to_thread.run_sync(self._begin, writer)
-                    except Superseded as error:
-                        log.warning("the volume's log went on, catching up once more: %s", error)
-                        continue
-                    finally:
-                        self._metadata.renew()
-                    self.shown = head
-                    self.promoted.set()
-                    reign()
-                    log.info("promoted: this gateway writes the volume from epoch %d on", head.epoch)
-                    return head
-        raise Busy(f"other gateways keep writing the volume in {self._store.url}: stop them, then try again")
+            await self._catch_up()
+            # From here on it must not end half done because the one who asked has left.
+            with trio.CancelScope(shield=True):
+                head = await trio.to_thread.run_sync(self._begin, writer)
+                try:
+                    await self._show()
+                except FusegwError as error:
+                    log.error("the kernel may believe old attributes of what changed last: %s", error)
+                self._metadata.renew()
+                self.shown = head
+                self.promoted.set()
+                reign()
+            log.info("promoted: this gateway writes the volume from epoch %d on", head.epoch)
+            return head
 
     def _begin(self, writer: str) -> Head:
-        """Blocking. Parts of a step that its writer never finished are followed all the same."""
-        tip = replace(self._tail.tip, commit=self._metadata.commit_number)
-        head = admit(self._metadata, self._store, self._keys, tip)
-        return take_over(
-            self._metadata,
-            self._store,
-            self._keys,
-            head,
-            writer=writer,
-            clock=self._clock,
-            entropy=self._entropy,
+        """Blocking. What the old writer ships meanwhile is applied, to be shown afterwards; parts of a step
+        that it never finished are followed all the same."""
+        metadata, store, keys = self._metadata, self._store, self._keys
+        reign = partial(
+            take_over, metadata, store, keys, writer=writer, clock=self._clock, entropy=self._entropy
         )
+        tip = replace(self._tail.tip, commit=metadata.commit_number)
+        try:
+            return reign(admit(metadata, store, keys, tip))
+        except Superseded as error:
+            log.info("the log went on, catching up: %s", error)
+        try:
+            return catch_up_and_take_over(
+                metadata,
+                store,
+                keys,
+                tail=self._tail,
+                on_applied=self._unshown.append,
+                writer=writer,
+                clock=self._clock,
+                entropy=self._entropy,
+            )
+        except Superseded as error:
+            raise Corrupt(f"the log cannot be followed to its end: {error}") from None
 
     async def _round(self) -> float:
         """One look for news, whatever comes of it; the pause until the next."""

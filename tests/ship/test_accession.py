@@ -13,9 +13,9 @@ from fusegw.errors import Busy
 from fusegw.index import open_index
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import LOG_SEALED, LOGGED_TABLES, Head, Sealed
-from fusegw.ship.follow import Tail
 from fusegw.ship.recover import recover
 from fusegw.ship.segment import TAKEOVER
+from fusegw.ship.tail import Tail
 from fusegw.ship.takeover import Superseded
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import KEYS, create, source, volume

@@ -524,31 +524,37 @@ async def test_reads_under_way_are_answered_across_a_promotion(tmp_path: Path) -
             assert results == [content(1, 900_000)] * 8
 
 
-async def test_a_slot_lost_to_the_old_writer_means_catching_up_once_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [1, 60])
+async def test_slots_lost_to_the_old_writer_mean_catching_up_once_more(tmp_path: Path, lost: int) -> None:
     class Contested(MemoryStore):
-        """The old writer gets its next segment in just before the takeover."""
+        """The old writer gets its next segment in just before the takeover, `lost` times."""
 
         def __init__(self) -> None:
             super().__init__(clock=SystemClock())
             self.rival_at: Head | None = None
+            self.left = lost
 
         def put(self, key: str, data: bytes | memoryview, *, create_only: bool = True) -> None:
-            head, self.rival_at = self.rival_at, None
-            if head is not None:
-                what = Segment(head.seq + 1, head.epoch, CHANGES, True, 0, b"")
-                sealed = segment.seal(what, head.hash, KEYS, salt=b"s" * 32, nonce=b"n" * 12)
-                super().put(segment.object_key(head.seq + 1), sealed)
+            at = self.rival_at
+            if at is not None and self.left:
+                self.left -= 1
+                what = Segment(at.seq + 1, at.epoch, CHANGES, True, 0, b"")
+                number = at.seq.to_bytes(4, "big")
+                sealed = segment.seal(what, at.hash, KEYS, salt=number * 8, nonce=number * 3)
+                super().put(segment.object_key(what.seq), sealed)
+                self.rival_at = Head(what.seq, segment.digest(sealed), at.epoch)
             super().put(key, data, create_only=create_only)
 
     store = Contested()
     async with volume(source(tmp_path / "old", store)) as old:
         await write_file(old, b"f", content(1, 1000))
-    async with following(standby(tmp_path / "new", store)) as (new, follower):
+    async with following(standby(tmp_path / "new", store, interval_s=3600)) as (new, follower):
         await follower.catch_up()
         store.rival_at = follower.shown
         await promote(new, switch=lambda: None)
-        assert new.head.seq == old.log.head.seq + 2
+        assert new.head.seq == old.log.head.seq + lost + 1
         assert new.epoch == old.epoch + 1
+        create(new, b"g")
         await new.volume.barrier()
 
 
