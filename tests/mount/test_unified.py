@@ -179,9 +179,6 @@ def test_each_has_its_own_mode(gateway: Gateway) -> None:
     assert (gateway.root / "pond" / "file").read_text() == "kept"
     assert code_of(lambda: (gateway.root / "pond" / "file").write_text("x")) == errno.EROFS
     assert code_of((gateway.root / "pond" / "file").unlink) == errno.EROFS
-    gateway.umount()
-    gateway.mount_all("-o", "ro")
-    assert code_of((gateway.root / "tank" / "file").unlink) == errno.EROFS
 
 
 def test_a_standby_among_others_follows_and_can_be_promoted(gateway: Gateway, other: Gateway) -> None:
@@ -259,7 +256,7 @@ def test_without_any_the_mount_fails_as_the_first_does(gateway: Gateway) -> None
     assert not os.path.ismount(gateway.root)
 
 
-@pytest.mark.parametrize("target", ["pond", "{root}", "{root}/tank"])
+@pytest.mark.parametrize("target", ["pond", "{root}"])
 def test_umount_ends_all_of_it(pair: Gateway, target: str) -> None:
     (pair.root / "tank" / "file").write_text("last words")
     done = pair.run("umount", target.format(root=pair.root))
