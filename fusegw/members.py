@@ -39,6 +39,7 @@ class Members:
         self._untried = len(volumes)
         self._tried = trio.Event()
         self._over = trio.Event()
+        self._opening: set[trio.CancelScope] = set()
         self.missing: dict[str, FusegwError] = {}
         """Those that were tried and are not shown, by name, in order of their numbers."""
         self.failure: FusegwError | None = None
@@ -56,17 +57,15 @@ class Members:
             await self._tried.wait()
 
     def end(self) -> None:
-        """Nobody asks for the volumes any more."""
+        """Nobody asks for the volumes any more; those that are just being opened need not come."""
         self._over.set()
+        for scope in self._opening:
+            scope.cancel()
 
     async def _keep(self, settings: VolumeSettings) -> None:
         pause_s = RETRY_FIRST_S
         while (error := await self._shown(settings)) is not None:
-            if self._over.is_set():
-                log.critical("volume %s: %s", settings.volume, error)
-                self.failure = self.failure or error
-                return
-            if not isinstance(error, Unavailable):
+            if self._over.is_set() or not isinstance(error, Unavailable):
                 return
             with trio.move_on_after(pause_s):
                 await self._over.wait()
@@ -75,17 +74,26 @@ class Members:
 
     async def _shown(self, settings: VolumeSettings) -> FusegwError | None:
         """Show the volume to the end; or what kept it from that."""
+        scope = trio.CancelScope()
+        self._opening.add(scope)
         try:
-            async with self._show(settings):
-                self._is(settings, None)
-                await self._over.wait()
+            with scope:
+                async with self._show(settings):
+                    self._opening.discard(scope)
+                    self._is(settings, None)
+                    await self._over.wait()
         except Exception as caught:
             error = telling(caught)
             if not isinstance(error, FusegwError):
                 log.error("volume %s failed", settings.volume, exc_info=caught)
                 error = FusegwError(f"unexpected {type(error).__name__}: {error}; details in the log")
+            if self._over.is_set() and scope not in self._opening:
+                log.critical("volume %s: %s", settings.volume, error)
+                self.failure = self.failure or error
             self._is(settings, error)
             return error
+        finally:
+            self._opening.discard(scope)
         return None
 
     def _is(self, settings: VolumeSettings, error: FusegwError | None) -> None:

@@ -82,7 +82,8 @@ async def served_volume(
     opening = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
     store = await trio.to_thread.run_sync(opening)
     try:
-        stored = await trio.to_thread.run_sync(_read_volume, settings, store)
+        # It only reads, and a store that does not answer may keep it for long.
+        stored = await trio.to_thread.run_sync(_read_volume, settings, store, abandon_on_cancel=True)
         opened = await trio.to_thread.run_sync(unlock, stored, settings.secret, limiter=host.unlocking)
         refuse_to_write = partial(_refuse_to_write, settings, opened, store, host.entropy)
         if not settings.read_only:

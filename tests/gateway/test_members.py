@@ -38,6 +38,7 @@ class Stage:
         self.breaking: dict[str, trio.Event] = {name: trio.Event() for name in outcomes}
         self.notes: list[tuple[str, str]] = []
         self.shown: set[str] = set()
+        self.takes_s: dict[str, float] = {}
         self.end_error: Callable[[str], Exception | None] = lambda name: None
         self.members = Members(
             [volume(name) for name in outcomes],
@@ -49,6 +50,7 @@ class Stage:
     async def show(self, settings: VolumeSettings) -> AsyncIterator[None]:
         name = settings.volume
         self.opened_at[name].append(trio.current_time())
+        await trio.sleep(self.takes_s.get(name, 0))
         outcomes = self.outcomes[name]
         outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
         if outcome is not None:
@@ -110,6 +112,17 @@ async def test_the_end_does_not_wait_for_one_that_is_away(autojump_clock: object
         await trio.sleep(RETRY_MAX_S * 4)
         begun = trio.current_time()
     assert trio.current_time() == begun
+
+
+async def test_the_end_does_not_wait_for_one_that_is_being_opened(autojump_clock: object) -> None:
+    """Nor is it a failure of the end that it could not be opened."""
+    stage = Stage(a=[Unavailable("no route")], b=[None])
+    stage.takes_s["a"] = 3.0
+    async with running(stage) as members:
+        await trio.sleep(RETRY_FIRST_S + 1)
+        assert len(stage.opened_at["a"]) == 2
+        begun = trio.current_time()
+    assert trio.current_time() == begun and members.failure is None
 
 
 async def test_all_may_be_missing_in_order(autojump_clock: object) -> None:
