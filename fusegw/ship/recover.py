@@ -92,6 +92,7 @@ def recover(
     """
     recovery = _Recovery(store, keys, until or Until(), anchor, on_progress)
     building = meta_dir.with_name(meta_dir.name + ".recovering")
+    recovered: Recovered | None = None
     for start in recovery.starts():
         shutil.rmtree(building, ignore_errors=True)
         metadata = Metadata(building, size_max_bytes=metadata_limit_bytes, clock=clock)
@@ -104,8 +105,7 @@ def recover(
             metadata.close()
         if recovered is not None:
             break
-    else:
-        raise AssertionError("the last attempt begins with the first segment and does not give way")
+    assert recovered is not None, "there is always another start"
     if not recovered.head.seq:
         shutil.rmtree(building, ignore_errors=True)
         raise NotFound(f"{store.url} holds no log: the volume was never mounted for writing")
@@ -132,19 +132,24 @@ class _Recovery:
         self._anchor = anchor
         self._on_progress = on_progress
         self._skipped: list[str] = []
+        self._tried: set[checkpoint.Name] = set()
 
     def starts(self) -> Iterator[Written | None]:
         """The checkpoints that count and are not too new, the newest first; then None, for no checkpoint.
 
-        Their writer may meanwhile write others and take these away, so it is looked for new ones in the end.
+        Their writer may meanwhile write others and take these away, or the log that is being read: as long as
+        there are new ones, it goes on with those.
         """
-        tried: set[checkpoint.Name] = set()
-        while there := [folder for folder in folders(self._store) if folder.name not in tried]:
-            for folder in there:
-                tried.add(folder.name)
-                if (written := self._counting(folder)) is not None:
-                    yield written
-        yield None
+        while True:
+            while there := self._untried():
+                for folder in there:
+                    self._tried.add(folder.name)
+                    if (written := self._counting(folder)) is not None:
+                        yield written
+            yield None
+
+    def _untried(self) -> list[Folder]:
+        return [folder for folder in folders(self._store) if folder.name not in self._tried]
 
     def _counting(self, folder: Folder) -> Written | None:
         until = self._until
@@ -159,7 +164,7 @@ class _Recovery:
 
     def attempt(self, metadata: Metadata, start: Written | None) -> Recovered | None:
         """The index at the position that is wanted, from the checkpoint and what the log has after it; None
-        when the checkpoint turns out to be damaged."""
+        when the checkpoint turns out to be damaged, or what follows it was given up meanwhile."""
         at, time_ns = Head(), 0
         if start is not None:
             at, time_ns = checkpoint.head_of(start.name, start.manifest), start.manifest.time_ns
@@ -173,6 +178,8 @@ class _Recovery:
         try:
             checked = replay.run(self._anchor)
         except Pruned as error:
+            if self._untried():
+                return None
             raise self._not_kept(error) from None
         if self._anchor is not None and self._anchor.seq < at.seq:
             checked = self._leads_to(self._anchor, at)

@@ -50,6 +50,9 @@ class Retention:
         there = [folder for folder in folders(self._store) if folder.name.seq <= newest.name.seq]
         counting = [(folder, written) for folder in there if (written := self._examined(folder)) is not None]
         kept = _kept([written for _, written in counting], now_ns - self._retention_ns, self._spacing_ns)
+        if not kept:  # another gateway gave up the one just written
+            still_ours()
+            return
         oldest = kept[-1].name
         stays = {written.name for written in kept}
         counts = {folder.name for folder, _ in counting}

@@ -10,8 +10,9 @@ more, byte for byte; then the store's log must end exactly where this index says
 | does not reach our head, or has another there | Invalid, with the evidence: the store went back in time |
 
 Only winning a slot makes anything true: the takeover's bytes are durable here before the PUT, and the epoch
-is ours once the PUT has succeeded. Both functions are blocking and keep away from what the event loop owns,
-so that a standby goes on reading meanwhile: who calls them says where the index is and renews it afterwards.
+is ours once the PUT has succeeded and nothing lies behind it (a slot that was given up meanwhile takes it as
+well). Both functions are blocking and keep away from what the event loop owns, so that a standby goes on
+reading meanwhile: who calls them says where the index is and renews it afterwards.
 """
 
 from fusegw.clock import Clock, Entropy
@@ -44,6 +45,8 @@ def admit(metadata: Metadata, store: ObjectStore, keys: VolumeKeys, head: Head) 
             found = segment.digest(store.get(key, size_max=SEGMENT_BYTES_MAX))
         except NotFound:
             if not continued(store, head, keys):
+                # It may have been given up since the first look.
+                _refuse_if_pruned(store, head.seq)
                 raise Invalid(_went_back(store, head, f"{key} is not there")) from None
         else:
             if found != head.hash:
@@ -100,8 +103,16 @@ def take_over(
     except Fenced as error:
         metadata.write([(LOG_SEALED, what.seq, None)])
         raise Superseded(str(error)) from None
+    _refuse_if_passed(store, sealed.head)
     metadata.write(moved_on(sealed, range(0)))
     return sealed.head
+
+
+def _refuse_if_passed(store: ObjectStore, head: Head) -> None:
+    """A slot that was given up can be filled once more, long after the log passed it: Superseded then."""
+    later = next(store.list("log/", start_after=segment.object_key(head.seq)), None)
+    if later is not None:
+        raise Superseded(f"the log went on to {later.key} before {segment.object_key(head.seq)} was written")
 
 
 def _send_again(metadata: Metadata, store: ObjectStore, keys: VolumeKeys, head: Head) -> Head:

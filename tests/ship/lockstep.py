@@ -6,7 +6,8 @@ way. Once all tasks are blocked the scheduler lets one of those that stopped go 
 time pass to the next deadline; a seed decides which. Nothing ever runs at the same time as anything else, so
 the same seed gives the same run.
 
-With `faults` a request may get lost, its reply may, or it may arrive long after its sender gave it up.
+Now and then one that stopped is left alone for long, as a machine that is suspended is. With `faults` a
+request may get lost, its reply may, or it may arrive long after its sender gave it up.
 """
 
 import math
@@ -28,6 +29,10 @@ STUCK_S = 30
 """Real time one step may take before it counts as a deadlock."""
 HELD_S = 5.0
 """Time that may pass at once while a call is held."""
+SUSPENDED = 0.003
+"""How often one that stopped is left alone,"""
+ALONE_STEPS_MAX = 1500
+"""and for how many steps of others at most."""
 
 
 class _Call:
@@ -43,6 +48,7 @@ class _Call:
         self._error: BaseException | None = None
         self._result: Any = None
         self.done = trio.Event()
+        self.alone_until = 0
 
     def step(self) -> bool:
         """Go on to the next point; whether there was one. Blocks the loop meanwhile, which is the idea."""
@@ -76,6 +82,19 @@ class _Call:
         self._stopped.release()
 
 
+class _Late:
+    """A request on its way whose sender has given it up."""
+
+    def __init__(self, request: Callable[[], object]) -> None:
+        self._request = request
+        self.done = trio.Event()
+        self.alone_until = 0
+
+    def step(self) -> bool:
+        self._request()
+        return False
+
+
 class Lockstep:
     """The scheduler of one run. `random` is for whoever wants chance from the same seed."""
 
@@ -85,7 +104,7 @@ class Lockstep:
         self.faults = faults
         self._seed = seed
         self._hurry = self.random.uniform(0.01, 0.3)
-        self._held: list[_Call | Callable[[], object]] = []
+        self._held: list[_Call | _Late] = []
         self._here = threading.local()
         self.steps = 0
 
@@ -103,7 +122,7 @@ class Lockstep:
 
     def later(self, request: Callable[[], object]) -> None:
         """Carry `request` out some time, whoever may have sent it."""
-        self._held.append(request)
+        self._hold(_Late(request))
 
     async def _main(self, body: Callable[[], Awaitable[None]]) -> None:
         async with trio.open_nursery() as nursery:
@@ -124,7 +143,7 @@ class Lockstep:
             async with limiter:
                 return await self._run_sync(function, *arguments)
         call = _Call(partial(function, *arguments), self._here)
-        self._held.append(call)
+        self._hold(call)
         with trio.CancelScope(shield=True):
             await call.done.wait()
         result: _Result = call.outcome()
@@ -141,12 +160,17 @@ class Lockstep:
                 assert until_next_s < math.inf, "everybody waits for somebody else"
                 self.clock.jump(max(0.0, until_next_s) + 1e-6)
 
+    def _hold(self, held: "_Call | _Late") -> None:
+        if self.random.random() < SUSPENDED:
+            held.alone_until = self.steps + self.random.randint(50, ALONE_STEPS_MAX)
+        self._held.append(held)
+
     def _let_one_go(self) -> None:
-        held = self._held.pop(self.random.randrange(len(self._held)))
-        if not isinstance(held, _Call):
-            held()
-        elif held.step():
-            self._held.append(held)
+        awake = [held for held in self._held if held.alone_until <= self.steps] or self._held
+        held = self.random.choice(awake)
+        self._held.remove(held)
+        if held.step():
+            self._hold(held)
         else:
             held.done.set()
 
