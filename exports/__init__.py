@@ -1,6 +1,7 @@
 """Shares: how a mounted volume is offered over SMB and NFS.
 
-Holds no code yet. It will hold the share model (name, path, protocol, who may connect), its pure translations
-into smb.conf and ganesha.conf, and the supervision of smbd and ganesha. It imports nothing of `fusegw`: it
-sees a mount point, never a store or a key, so a share can be described and checked without a gateway.
+The share model (`model`), its pure translations into the configuration of the daemons (`smb`), the daemons as
+supervised children (`supervisor`) and samba's tools behind one wrapper (`tools`). It imports nothing of
+`fusegw`: it sees a mount point, never a store or a key, so a share can be described and checked without a
+gateway.
 """

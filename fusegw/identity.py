@@ -4,7 +4,7 @@ The `gateway` table holds one JSON object per row, under the row's name. The row
 this is on its host and how the last read-write mount served it; other rows belong to whoever names them.
 A recovery reads it to bring back the gateway, not only the data.
 
-Promises: no secret and no credential is written here, nor a path to one. Keys that this version does not
+Promises: no secret and no credential is in that row, nor a path to one. Keys that this version does not
 know, written by a newer one, stay as they are; a row of a newer format is not touched at all.
 """
 

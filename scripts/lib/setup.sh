@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it: brings a bare Debian to where fusegw runs, and is quick when nothing is missing.
 #
 #   setup_packages PACKAGE...   Debian packages that are not there yet (root; services are not started)
+#   setup_shares PACKAGE...     what serves shares, and PACKAGE... besides; nothing of it listens by itself
 #   setup_python EXTRA...       the virtual environment .venv with the project in it, extras `test`, `lint`
 #   setup_fuse                  /dev/fuse can be opened
 #   setup_mount_helper          mount(8) finds us for -t fusegw and -t fuse.fusegw
@@ -46,6 +47,21 @@ setup_packages() {
   install_packages "${missing[@]}" >&2
   mapfile -t missing < <(missing_packages "$@")
   [ "${#missing[@]}" -eq 0 ] || die "apt-get did not install ${missing[*]}"
+}
+
+# The daemons behind shares run as children of the gateway; Debian's own units for them are never to start.
+SHARE_PACKAGES=(samba samba-vfs-modules smbclient libnss-wrapper)
+SHARE_UNITS=(smbd nmbd winbind samba-ad-dc)
+
+setup_shares() {
+  local fresh
+  mapfile -t fresh < <(missing_packages "${SHARE_PACKAGES[@]}" "$@")
+  [ "${#fresh[@]}" -gt 0 ] || return 0
+  setup_packages "${SHARE_PACKAGES[@]}" "$@"
+  # Only right after the installation: somebody may have wanted them before, or unmask them later.
+  if command -v systemctl >/dev/null; then
+    systemctl mask "${SHARE_UNITS[@]}" >/dev/null 2>&1 || say "could not mask ${SHARE_UNITS[*]}; see systemctl(1)"
+  fi
 }
 
 # What the environment was made from; another answer means it has to be made again.

@@ -1,0 +1,183 @@
+"""A daemon that dies, hangs, does not start or never answers; and a gateway that dies before its daemon."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import exports.supervisor
+from exports.supervisor import Command, Supervisor
+
+SLEEPER = ("/bin/sh", "-c", "echo started; exec sleep 1000")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PAUSE_FIRST_S", 0.01), ("STOP_S", 0.3), ("READY_S", 0.3), ("PROBE_S", 0.01)):
+        monkeypatch.setattr(exports.supervisor, name, value)
+
+
+def supervisor(tmp_path: Path, *argv: str, **options: object) -> Supervisor:
+    return Supervisor(Command(name="sleeper", argv=argv or SLEEPER, directory=tmp_path, **options))  # type: ignore[arg-type]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended (reaped or not)."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def test_it_runs_and_ends_with_its_supervisor(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = supervisor(tmp_path)
+    assert daemon.health.state == "stopped"
+    nursery.start_soon(daemon.run)
+    await daemon.running()
+    pid = daemon.health.pid
+    assert pid is not None and daemon.health.restarts == 0
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await until(lambda: daemon.health.state == "stopped")
+    assert is_gone(pid)
+
+
+async def test_a_killed_daemon_is_started_again_and_its_children_are_gone(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    daemon = supervisor(tmp_path, "/bin/sh", "-c", "sleep 1000 & echo $! > child; wait")
+    nursery.start_soon(daemon.run)
+    await daemon.running()
+    file = tmp_path / "child"
+    await until(lambda: file.exists() and file.read_text().strip())
+    first, child = daemon.health.pid, int(file.read_text())
+    file.unlink()
+    assert daemon.send(signal.SIGKILL)
+    await until(lambda: daemon.health.restarts == 1 and daemon.health.state == "running")
+    assert daemon.health.pid != first
+    assert "SIGKILL" in (daemon.health.last_error or "")
+    assert is_gone(child)
+    nursery.cancel_scope.cancel()
+
+
+async def test_how_it_ended_is_told_with_its_last_words(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = supervisor(tmp_path, "/bin/sh", "-c", "echo port is taken >&2; exit 3")
+    nursery.start_soon(daemon.run)
+    await until(lambda: daemon.health.restarts >= 2)
+    assert daemon.health.last_error == "sleeper ended with 3: port is taken"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_program_that_is_not_there(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = supervisor(tmp_path, "/nonexistent/smbd")
+    nursery.start_soon(daemon.run)
+    await until(lambda: daemon.health.restarts >= 2)
+    assert "cannot be started: /nonexistent/smbd" in (daemon.health.last_error or "")
+    nursery.cancel_scope.cancel()
+
+
+async def test_pauses_grow(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    daemon = supervisor(tmp_path, "/nonexistent/smbd")
+    with trio.move_on_after(100):
+        await daemon.run()
+    assert 8 < daemon.health.restarts < 20
+
+
+async def test_restart_is_no_failure(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = supervisor(tmp_path)
+    nursery.start_soon(daemon.run)
+    await daemon.running()
+    first = daemon.health.pid
+    await daemon.restart()
+    await until(lambda: daemon.health.state == "running" and daemon.health.pid != first)
+    assert (daemon.health.restarts, daemon.health.last_error) == (0, None)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = supervisor(
+        tmp_path, "/bin/sh", "-c", "trap '' TERM; echo ready > flag; while :; do sleep 1; done"
+    )
+    nursery.start_soon(daemon.run)
+    await until((tmp_path / "flag").exists)
+    pid = daemon.health.pid
+    assert pid is not None
+    await daemon.restart()
+    await until(lambda: is_gone(pid))
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_never_answers_is_started_again(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def ready() -> bool:
+        return False
+
+    daemon = Supervisor(Command(name="mute", argv=SLEEPER, directory=tmp_path), ready=ready)
+    nursery.start_soon(daemon.run)
+    await until(lambda: daemon.health.restarts >= 1)
+    assert "mute did not answer" in (daemon.health.last_error or "")
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_environment_is_given_whole(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    daemon = supervisor(
+        tmp_path,
+        "/bin/sh",
+        "-c",
+        "env > seen.new; mv seen.new seen; exec sleep 1000",
+        environment={"MINE": "1"},
+    )
+    nursery.start_soon(daemon.run)
+    await until((tmp_path / "seen").exists)
+    seen = (tmp_path / "seen").read_text()
+    assert "AWS_" not in seen and "MINE=1" in seen
+    nursery.cancel_scope.cancel()
+
+
+PARENT = """
+import sys, trio
+from pathlib import Path
+from exports.supervisor import Command, Supervisor
+
+async def main():
+    mode, place = sys.argv[1], Path(sys.argv[2])
+    argv = ("/bin/cat",) if mode == "pipe" else ("/bin/sleep", "1000")
+    daemon = Supervisor(Command(name="child", argv=argv, directory=place, dies_with_parent=mode == "kernel"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.run)
+        await daemon.running()
+        while Path(f"/proc/{daemon.health.pid}/comm").read_text().strip() not in ("cat", "sleep"):
+            await trio.sleep(0.01)
+        print(daemon.health.pid, flush=True)
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("mode", ["pipe", "kernel", "neither"])
+async def test_a_killed_gateway_takes_its_daemon_along(tmp_path: Path, mode: str) -> None:
+    """By the end of the pipe, or by the kernel; one that has neither stays (the control)."""
+    command = [sys.executable, "-c", PARENT, mode, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    if mode == "neither":
+        assert not is_gone(child)
+        os.kill(child, signal.SIGKILL)
+    await until(lambda: is_gone(child))
