@@ -245,7 +245,6 @@ def _build(
         cache,
         source.store,
         health,
-        clock=clock,
         entropy=source.entropy,
         high_watermark=tuning.high_watermark,
         parallelism=tuning.upload_parallelism,

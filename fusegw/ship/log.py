@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from fusegw.clock import Clock, Entropy
-from fusegw.errors import Exists, Fenced, FusegwError, NotFound, Unavailable
+from fusegw.errors import Corrupt, Exists, Fenced, FusegwError, NotFound, Unavailable
 from fusegw.keys.hierarchy import SALT_SIZE, VolumeKeys
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata, Row
@@ -45,6 +45,9 @@ from fusegw.store.base import ObjectStore
 log = logging.getLogger(__name__)
 PART_BYTES = 8 << 20
 """Records at which a segment is full and the rest goes into the next one."""
+_PERIOD = 0.9
+"""Of an interval, from one round to the next: the rest is for the answer of the store, so that a takeover is
+known within the interval even where nothing was to be shipped."""
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 30.0
 _SETTLE_MAX_S = 1.0
@@ -149,7 +152,7 @@ class LogShipper:
         """Ship for ever, until cancelled or fenced."""
         due = trio.current_time()
         while self.fenced is None:
-            due = max(due + self._ship_interval_s, trio.current_time())
+            due = max(due + _PERIOD * self._ship_interval_s, trio.current_time())
             with trio.move_on_at(due):
                 await self._wanted.wait()
             due = trio.current_time()
@@ -291,6 +294,8 @@ def put_segment(store: ObjectStore, sealed: Sealed, after: Head, keys: VolumeKey
             found = store.get(key, size_max=SEGMENT_BYTES_MAX)
         except NotFound:
             raise Unavailable(f"object {key} was there a moment ago and is gone: trying again") from None
+        except Corrupt as error:
+            raise Fenced(f"slot {key} of the log is taken, by what is no segment: {error}") from None
         if found != sealed.data:
             raise Fenced(_taken_by(found, after, keys)) from None
 

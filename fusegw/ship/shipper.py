@@ -15,7 +15,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from cache import PackCache
-from fusegw.clock import Clock, Entropy
+from fusegw.clock import Entropy
 from fusegw.errors import Corrupt, Exists, FusegwError
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
@@ -61,7 +61,6 @@ class Shipper:
         store: ObjectStore,
         health: Health,
         *,
-        clock: Clock,
         entropy: Entropy,
         high_watermark: float,
         parallelism: int,
@@ -75,7 +74,6 @@ class Shipper:
         self._cache = cache
         self._store = store
         self._health = health
-        self._clock = clock
         self._entropy = entropy
         self._high_watermark = high_watermark
         self._parallelism = parallelism

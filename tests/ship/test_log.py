@@ -130,6 +130,16 @@ async def test_a_busy_writer_does_not_keep_a_new_one_off(tmp_path: Path) -> None
             assert len(first) == 1, "the index was built more than once"
 
 
+async def test_a_slot_that_holds_something_huge_is_taken(tmp_path: Path) -> None:
+    store = new_store()
+    async with volume(source(tmp_path, store)) as runtime:
+        await runtime.volume.barrier()
+        store.put(segment.object_key(runtime.log.head.seq + 1), bytes(segment.SEGMENT_BYTES_MAX + 1))
+        create(runtime, b"late")
+        with pytest.raises(Fenced, match="is no segment"):
+            await runtime.volume.barrier()
+
+
 async def test_what_a_fenced_writer_has_left_never_reaches_the_store(tmp_path: Path) -> None:
     store = new_store()
     async with volume(source(tmp_path / "old", store, unmount_wait_s=0.0)) as old:
