@@ -67,8 +67,6 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     """SMB: unsigned sessions are refused."""
     case: Case = "insensitive"
     """SMB: whether `A` and `a` are one name."""
-    snapshots: bool = True
-    """Snapshots of the volume are shown, where there are any."""
     macos: bool = False
     """SMB: attributes and streams as Apple's clients want them."""
     hidden: bool = False

@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import trio
+
+from exports.status import Health, State
 
 PAUSE_FIRST_S = 0.25
 PAUSE_MAX_S = 30.0
@@ -42,7 +43,6 @@ MINIMAL_ENVIRONMENT: Mapping[str, str] = {
     "LANG": "C.UTF-8",
 }
 
-State = Literal["starting", "running", "waiting", "stopped"]
 log = logging.getLogger(__name__)
 
 
@@ -59,20 +59,6 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Added to `MINIMAL_ENVIRONMENT`; nothing else is handed on."""
     dies_with_parent: bool = False
     """The kernel kills its first process when we die; for those that do not read their standard input."""
-
-
-class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """How a daemon is doing."""
-
-    state: State
-    """waiting: it ended, and is started again after a pause."""
-    pid: int | None = None
-    restarts: int = 0
-    """Since the gateway began; those that were asked for are not counted."""
-    up_s: float | None = None
-    """Since it was started; None when it does not run."""
-    last_error: str | None = None
-    """How it ended, or could not be started, the last time that it should not have."""
 
 
 class Supervisor:

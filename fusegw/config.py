@@ -12,6 +12,12 @@ A configuration file (default /etc/fusegw/config.toml) looks like this; every ke
     passphrase_file = "/etc/fusegw/tank.pass"
     cache_size = "50G"
 
+    [smb]
+    listen = ["192.0.2.10"]             # loopback alone, unless said otherwise
+    [shares.backups]
+    volume = "tank"
+    path = "/backups"
+
 Unknown keys are errors that name the key, its table and the nearest known one: a typo must never silently
 mean the default. What counts, in this order: command line, environment, file, default. The command line
 and the environment are read by `fusegw.cli`; this module knows the file, the defaults and the result.
@@ -30,6 +36,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from exports.errors import InvalidExport
+from exports.model import Share
+from exports.settings import ServerSettings, SmbSettings
 from fusegw.errors import FusegwError, Invalid
 from fusegw.store.options import StoreOptions
 
@@ -179,6 +188,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     gateway: GatewayConfig = GatewayConfig()
     volumes: dict[str, VolumeConfig] = {}
+    servers: ServerSettings = ServerSettings()
+    """Of shares: the tables that are named for protocols."""
+    shares: tuple[Share, ...] = ()
+    """The `[shares.NAME]` tables."""
     said: dict[str, frozenset[str]] = {}
     """Keys that the table of a volume names, whatever it says of them."""
 
@@ -217,7 +230,7 @@ def parse_config(text: str, source: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"{source}: not valid TOML: {error}") from None
     try:
-        _check_keys(data, ("gateway", "volumes"), "")
+        _check_keys(data, ("gateway", "volumes", *ServerSettings.__struct_fields__, "shares"), "")
         base = source.absolute().parent
         table = _anchored(_table(data.get("gateway", {}), "gateway"), base)
         gateway = _decode(table, GatewayConfig, "gateway")
@@ -225,10 +238,15 @@ def parse_config(text: str, source: Path) -> Config:
             check_volume_name(name): _volume(_table(table, f"volumes.{name}"), f"volumes.{name}", base)
             for name, table in _table(data.get("volumes", {}), "volumes").items()
         }
+        servers = ServerSettings(smb=_decode(_table(data.get("smb", {}), "smb"), SmbSettings, "smb"))
+        shares = tuple(
+            _share(_table(table, f"shares.{name}"), name)
+            for name, table in _table(data.get("shares", {}), "shares").items()
+        )
     except Invalid as error:
         raise Invalid(f"{source}: {error}") from None
     said = {name: frozenset(table) for name, table in data.get("volumes", {}).items()}
-    return Config(gateway=gateway, volumes=volumes, said=said)
+    return Config(gateway=gateway, volumes=volumes, servers=servers, shares=shares, said=said)
 
 
 def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
@@ -243,6 +261,18 @@ def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
     volume = _decode(table, VolumeConfig, where)
     _check_hooks(volume, where)
     return volume
+
+
+def _share(table: dict[str, Any], name: str) -> Share:
+    where = f"shares.{name}"
+    _check_keys(table, [key for key in Share.__struct_fields__ if key not in ("name", "export_id")], where)
+    if "volume" not in table:
+        raise Invalid(f"{where}: say which volume it is in (volume = ...)")
+    check_volume_name(str(table["volume"]))
+    try:
+        return msgspec.convert(table | {"name": name}, Share)
+    except (msgspec.ValidationError, InvalidExport) as error:
+        raise Invalid(f"{where}: {error}") from None
 
 
 def _check_hooks(volume: VolumeConfig, where: str) -> None:
@@ -415,3 +445,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The volumes are directories of the mount; otherwise there is one, and its root is the mount's."""
     missing: tuple[MissingVolume, ...] = ()
     """Volumes that belong into a unified mount and cannot be shown."""
+    servers: ServerSettings = ServerSettings()
+    shares: tuple[Share, ...] = ()
+    """Those that the configuration wants; the volumes know of more."""
+
+    @property
+    def servers_dir(self) -> Path:
+        """Where the servers of shares have their directories: short, since they make sockets there."""
+        first = self.volumes[0]
+        return first.paths.state_dir / "shares" / str(0 if self.unified else first.volume_number)

@@ -21,9 +21,11 @@ import msgspec
 import trio
 
 from cache.disk import Disk, OsDisk
+from exports.server import Server
+from exports.smb import SmbServer
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings, VolumeSettings
-from fusegw.daemon import lock
+from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.process import Ready
 from fusegw.errors import Unavailable, telling
 from fusegw.fuse.forest import Forest
@@ -32,6 +34,7 @@ from fusegw.fuse.operations import Operations
 from fusegw.members import Members
 from fusegw.mounting import Mount
 from fusegw.serving import Host, served_volume
+from fusegw.sharing import Sharing
 from fusegw.vfs.reading import DECODED_BYTES_MAX
 
 SWITCH_S = 0.0005
@@ -60,25 +63,46 @@ def run(settings: GatewaySettings, *, on_ready: Ready, disk: Disk | None = None)
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> None:
-    notices = Notices()
-    mount = Mount(settings, notices)
-    host = Host(SystemClock(), SystemEntropy(), disk, mount.unmount, notices)
+    notices, entropy = Notices(), SystemEntropy()
+    sharing = Sharing(
+        _servers(settings),
+        settings.mountpoint,
+        wanted=settings.shares,
+        entropy=entropy,
+        is_mounted=partial(_is_mounted, settings),
+    )
+    mount = Mount(settings, notices, sharing)
+    host = Host(SystemClock(), entropy, disk, mount.unmount, notices, sharing)
 
     def ready(*warnings: str) -> None:
         _settle_memory()
         on_ready(*warnings)
 
-    if settings.unified:
-        failure = await _serve_together(settings, mount, _sharing(host, settings), ready)
-    else:
-        (volume,) = settings.volumes
-        async with served_volume(volume, host, Operations) as operations:
-            failure = await mount.serve(operations, ready)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sharing.run)
+        if settings.unified:
+            failure = await _serve_together(settings, mount, _together(host, settings), ready)
+        else:
+            (volume,) = settings.volumes
+            async with served_volume(volume, host, Operations) as operations:
+                failure = await mount.serve(operations, ready)
+        nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
-def _sharing(host: Host, settings: GatewaySettings) -> Host:
+def _servers(settings: GatewaySettings) -> list[Server]:
+    """One for each protocol that shares may be offered over."""
+    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb")]
+
+
+def _is_mounted(settings: GatewaySettings) -> bool:
+    entry = mountpoint.mounted_on(str(settings.mountpoint))
+    ours = (mountpoint.FS_TYPE, settings.options.fsname)
+    return entry is not None and (entry.fs_type, entry.source) == ours
+
+
+def _together(host: Host, settings: GatewaySettings) -> Host:
     """The host as each of several volumes sees it."""
     threads = max(volume.tuning.codec_threads or os.cpu_count() or 1 for volume in settings.volumes)
     decoded = max(DECODED_BYTES_MIN, DECODED_BYTES_MAX // len(settings.volumes))

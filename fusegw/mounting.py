@@ -21,6 +21,7 @@ from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.mount import Session
 from fusegw.fuse.operations import Operations
+from fusegw.sharing import Sharing
 
 LEAVE_S = 2.0
 """How long a mount that was detached may go on serving what is open on it."""
@@ -33,11 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class Mount:
-    """The one mount of a gateway. Loop thread only."""
+    """The one mount of a gateway. Loop thread only.
 
-    def __init__(self, settings: GatewaySettings, notices: Notices) -> None:
+    `sharing` serves what is on it, and is told when to begin and to let go.
+    """
+
+    def __init__(self, settings: GatewaySettings, notices: Notices, sharing: Sharing) -> None:
         self._settings = settings
         self._notices = notices
+        self._sharing = sharing
         self._place = str(settings.mountpoint)
         self._ready = False
         self._failure: Exception | None = None
@@ -63,6 +68,7 @@ class Mount:
                 nursery.start_soon(self._leave, session)
                 await nursery.start(self._serve_session, session)
                 self._ready = True
+                self._sharing.mounted()
                 on_ready()
                 await self._ended.wait()
                 nursery.cancel_scope.cancel()
@@ -100,8 +106,10 @@ class Mount:
     async def unmount(self) -> None:
         """Take the mount away; Busy, and nothing is changed, when it stays in use.
 
-        What a process that just ended had open is let go of by the kernel a little later.
+        What a process that just ended had open is let go of by the kernel a little later. Shares are not
+        served meanwhile, nor when the mount is gone.
         """
+        await self._sharing.release()
         deadline = trio.current_time() + BUSY_S
         while True:
             try:
@@ -109,12 +117,14 @@ class Mount:
                 break
             except Busy:
                 if trio.current_time() >= deadline:
+                    self._sharing.mounted()
                     raise
                 await trio.sleep(BUSY_S / 20)
         self._leaving.set()
 
     async def _detach(self) -> None:
         """Take the mount away from under whoever uses it, with what mappings of files still hold saved."""
+        await self._sharing.release()
         with trio.move_on_after(LEAVE_S):
             await trio.to_thread.run_sync(_write_back, self._place, abandon_on_cancel=True)
         try:

@@ -1,5 +1,5 @@
 """What a running gateway answers on its control socket: figures of its parts, and sync, cache drop, promote,
-shutdown."""
+shares, shutdown."""
 
 import os
 from collections import deque
@@ -15,6 +15,8 @@ from fusegw.control.protocol import (
     CacheStatsReply,
     FileStatusReply,
     PromoteReply,
+    ShareChange,
+    SharesReply,
     ShutdownReply,
     StatusReply,
     StoreHealth,
@@ -24,6 +26,7 @@ from fusegw.control.protocol import (
 from fusegw.errors import NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
+from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
 from fusegw.vfs.unstored import unstored_bytes
 
@@ -43,6 +46,7 @@ class Service:
         settings: VolumeSettings,
         runtime: Runtime,
         hooks: Hooks,
+        sharing: Sharing,
         clock: Clock,
         *,
         unmount: Callable[[], Awaitable[None]],
@@ -51,6 +55,7 @@ class Service:
         self._settings = settings
         self._runtime = runtime
         self._hooks = hooks
+        self._sharing = sharing
         self._clock = clock
         self._unmount = unmount
         self._promote = promote
@@ -98,6 +103,8 @@ class Service:
             follow_lag_s=None if follower is None else follower.lag_s,
             behind_segments=None if follower is None else follower.behind_segments,
             follow_error=None if follower is None or follower.error is None else str(follower.error),
+            servers=self._sharing.status(),
+            share_problems=self._sharing.problems(settings.volume),
         )
 
     async def file_status(self, inode: int) -> FileStatusReply:
@@ -168,6 +175,14 @@ class Service:
         await self._promote()
         took_s = self._clock.monotonic() - begun
         return PromoteReply(epoch=self._runtime.epoch, log_seq=self._runtime.head.seq, took_s=took_s)
+
+    async def shares(self) -> SharesReply:
+        """See `SharesReply`."""
+        return self._sharing.listing(self._settings.volume)
+
+    async def change_shares(self, change: ShareChange) -> SharesReply:
+        """See `Sharing.change`."""
+        return await self._sharing.change(self._settings.volume, change)
 
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""

@@ -30,6 +30,7 @@ from fusegw.keys.volume import OpenedVolume, StoredVolume, read_volume, unlock
 from fusegw.meta.rebuild import Changed
 from fusegw.policy import policy_of, store_policy_of
 from fusegw.service import Service
+from fusegw.sharing import Sharing
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.options import directory_of
@@ -57,6 +58,8 @@ class Host(msgspec.Struct, frozen=True):
     """Begin an orderly end of the gateway; Busy when the mount is in use."""
     notices: Notices
     """For the kernel, of what did not change through it."""
+    sharing: Sharing
+    """Offers what the volumes say of shares."""
     unlocking: trio.CapacityLimiter | None = None
     """Derivations of keys at a time, each of which takes the memory that its slot says; None: no limit."""
     codecs: trio.CapacityLimiter | None = None
@@ -114,23 +117,26 @@ async def served_volume(
 
             async def settle(changed: Changed) -> None:
                 await host.notices.send(operations.stale(changed))
+                host.sharing.look()
 
             async def promote_here() -> None:
                 await trio.to_thread.run_sync(refuse_to_write)
                 await promote(runtime, switch=lambda: operations.accept_changes(runtime.volume))
+                host.sharing.look()
 
             if runtime.follower is not None:
                 runtime.follower.settle_with(settle)
             hooks = Hooks(settings, runtime, host.clock)
             service = Service(
-                settings, runtime, hooks, host.clock, unmount=host.unmount, promote=promote_here
+                settings, runtime, hooks, host.sharing, host.clock, unmount=host.unmount, promote=promote_here
             )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(service.sample)
                 nursery.start_soon(_as_writer, runtime, hooks.run)
                 nursery.start_soon(_as_writer, runtime, partial(_refuse_once_fenced, runtime, operations))
                 await nursery.start(server.serve, settings.paths.socket_file, service)
-                yield operations
+                with host.sharing.volume(settings, runtime):
+                    yield operations
                 nursery.cancel_scope.cancel()
         await hooks.finish()
     finally:

@@ -35,6 +35,7 @@ COMMANDS = {
     "ls-volumes": "reports:ls_volumes",
     "drill": "drill:drill",
     "salvage": "salvage:salvage_command",
+    "export": "export:export",
     "cache": "cache:cache",
     "key": "key:key",
     "anchor": "anchor:anchor",

@@ -56,6 +56,8 @@ def alone(site: Site, name: str, place: Path, said: Said, session: Session) -> G
         volumes=(volume,),
         log_file=paths.log_file,
         options=_refusing(options, (volume,)),
+        servers=site.config.servers,
+        shares=site.config.shares,
     )
 
 
@@ -85,6 +87,8 @@ def together(site: Site, place: Path, said: Said, session: Session) -> GatewaySe
         options=_refusing(options, volumes),
         unified=True,
         missing=tuple(MissingVolume(site.paths(name), error) for name, error in missing.items()),
+        servers=site.config.servers,
+        shares=site.config.shares,
     )
 
 

@@ -164,13 +164,13 @@ def _from_files(files: SecretFiles) -> Secret | None:
     if files.passphrase_file is not None and files.key_file is not None:
         raise Invalid("both a passphrase file and a key file are given: choose one")
     if files.passphrase_file is not None:
-        return Secret.typed(_read(files.passphrase_file, "passphrase file"))
+        return Secret.typed(read_private(files.passphrase_file, "passphrase file"))
     if files.key_file is not None:
-        return Secret.keyfile(_read(files.key_file, "key file"))
+        return Secret.keyfile(read_private(files.key_file, "key file"))
     return None
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_private(path: Path, what: str) -> bytes:
     """All of a small file; says so when others could read it too."""
     try:
         with path.open("rb") as file:

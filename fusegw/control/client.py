@@ -19,6 +19,8 @@ from fusegw.control.protocol import (
     Progress,
     PromoteReply,
     Request,
+    ShareChange,
+    SharesReply,
     ShutdownReply,
     StatusReply,
     SyncProgress,
@@ -94,6 +96,13 @@ class ControlClient:
     def promote(self) -> PromoteReply:
         """Make the gateway the writer of the volume it follows; takes as long as catching up takes."""
         return self._ask(Request(method="promote"), PromoteReply)
+
+    def shares(self) -> SharesReply:
+        return self._ask(Request(method="shares"), SharesReply)
+
+    def change_shares(self, change: ShareChange) -> SharesReply:
+        """What is there afterwards; durable, and applied to what runs."""
+        return self._ask(Request(method="change_shares", change=change), SharesReply)
 
     def shutdown(self) -> ShutdownReply:
         return self._ask(Request(method="shutdown"), ShutdownReply)

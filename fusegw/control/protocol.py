@@ -6,7 +6,7 @@ client may send the next request. A failure carries the name of a class in `fuse
 ends with the same exit code as if the error had happened in it. Unknown fields are ignored on both
 sides: a command and a gateway of neighbouring versions understand each other.
 
-No secret ever crosses the socket.
+The one secret that crosses the socket is the password hash of a new user of shares; no answer holds it.
 """
 
 from typing import Literal, TypeVar
@@ -14,20 +14,63 @@ from typing import Literal, TypeVar
 import msgspec
 
 import fusegw.errors
+from exports.model import Share, User
+from exports.status import ServerStatus
 from fusegw.errors import FusegwError
 
-LINE_BYTES_MAX = 64 << 10
+LINE_BYTES_MAX = 1 << 20
 
-Method = Literal["status", "file_status", "cache_stats", "cache_drop", "sync", "promote", "shutdown"]
+Method = Literal[
+    "status",
+    "file_status",
+    "cache_stats",
+    "cache_drop",
+    "sync",
+    "promote",
+    "shares",
+    "change_shares",
+    "shutdown",
+]
 _Reply = TypeVar("_Reply")
 
 
+class PutShare(msgspec.Struct, frozen=True, tag_field="change", tag="put_share"):
+    """A share of the volume asked, new or (`edit`) in the place of the one of its name."""
+
+    share: Share
+    edit: bool = False
+
+
+class RemoveShare(msgspec.Struct, frozen=True, tag_field="change", tag="remove_share"):
+    """A share of the volume asked goes away."""
+
+    name: str
+
+
+class PutUser(msgspec.Struct, frozen=True, tag_field="change", tag="put_user"):
+    """A user of the volume asked, new or (`edit`) in the place of the one of its name."""
+
+    user: User
+    edit: bool = False
+
+
+class RemoveUser(msgspec.Struct, frozen=True, tag_field="change", tag="remove_user"):
+    """A user of the volume asked goes away."""
+
+    name: str
+
+
+ShareChange = PutShare | RemoveShare | PutUser | RemoveUser
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone."""
+    """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
+    `change_shares` alone."""
 
     method: Method
     wait: bool = False
     inode: int = 0
+    change: ShareChange | None = None
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +129,10 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Log segments in the store that are not shown yet, as far as known."""
     follow_error: str | None = None
     """What keeps it from following at present."""
+    servers: tuple[ServerStatus, ...] = ()
+    """Of the gateway's shares, by protocol; those that offer nothing are left out."""
+    share_problems: tuple[str, ...] = ()
+    """Shares and users of the volume that are not served, and why."""
 
 
 class FileStatusReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +182,13 @@ class PromoteReply(msgspec.Struct, frozen=True, kw_only=True):
     log_seq: int
     """The segment that began it."""
     took_s: float
+
+
+class SharesReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The shares and users of one volume; users without their hashes."""
+
+    shares: tuple[Share, ...]
+    users: tuple[User, ...]
 
 
 class SyncReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,8 @@ from fusegw.control.protocol import (
     FileStatusReply,
     PromoteReply,
     Request,
+    ShareChange,
+    SharesReply,
     ShutdownReply,
     StatusReply,
     SyncProgress,
@@ -69,6 +71,12 @@ class Handler(Protocol):
     async def promote(self) -> PromoteReply:
         """Make a standby the writer of its volume. Cancelled when the client goes away, unless it is too late
         for that."""
+        ...
+
+    async def shares(self) -> SharesReply: ...
+
+    async def change_shares(self, change: ShareChange) -> SharesReply:
+        """Make the change durable and apply it."""
         ...
 
     async def shutdown(self) -> ShutdownReply:
@@ -207,6 +215,12 @@ class _Server:
             return await self._reporting(lines, partial(self._handler.sync, wait=True))
         if request.method == "promote":
             return await self._reporting(lines, self._handler.promote)
+        if request.method == "shares":
+            return await self._handler.shares()
+        if request.method == "change_shares":
+            if request.change is None:
+                raise Invalid("change_shares needs a change")
+            return await self._handler.change_shares(request.change)
         return await self._handler.shutdown()
 
     async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:

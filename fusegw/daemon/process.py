@@ -148,8 +148,8 @@ def _log_to(handler: logging.Handler, debug: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.getLogger("fusegw").setLevel(logging.DEBUG if debug else logging.INFO)
-    for chatty in ("botocore", "boto3", "urllib3", "s3transfer"):
-        # At lower levels these print signed headers.
+    for chatty in ("botocore", "boto3", "urllib3", "s3transfer", "sh"):
+        # At lower levels these print signed headers, or every step of a command.
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

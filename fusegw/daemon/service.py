@@ -21,7 +21,7 @@ from fusegw.control.client import ControlClient
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.lock import Holder, last_holder, present_holder
 from fusegw.daemon.process import Ready
-from fusegw.errors import Busy, Denied, NotFound
+from fusegw.errors import Busy, Denied, FusegwError, NotFound
 from fusegw.registry import Registry
 
 POLL_S = 0.05
@@ -154,13 +154,25 @@ def _ask_to_end(paths: VolumePaths, holder: Holder, *, lazy: bool) -> bool:
     """Whether the gateway now knows that it is to end; not yet when it is still starting."""
     entry = mountpoint.mounted_on(holder.mountpoint) if holder.mountpoint else None
     if entry is not None and (entry.fs_type, entry.source) == (mountpoint.FS_TYPE, holder.source(paths.name)):
-        mountpoint.unmount(holder.mountpoint, lazy=lazy)
-        return True
+        try:
+            mountpoint.unmount(holder.mountpoint, lazy=lazy)
+            return True
+        except Busy:
+            if not _serves_shares(paths):
+                raise
+        # Its servers may be all that uses it: the gateway ends them before it tries.
     try:
         ControlClient(paths.socket_file).shutdown()
     except NotFound:
         return False
     return True
+
+
+def _serves_shares(paths: VolumePaths) -> bool:
+    try:
+        return bool(ControlClient(paths.socket_file).status().servers)
+    except FusegwError:
+        return False
 
 
 def _clear_left_behind(paths: VolumePaths) -> None:

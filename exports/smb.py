@@ -1,0 +1,216 @@
+"""The SMB server of one gateway: smbd as a supervised child, with files and state of its own.
+
+A change is applied in this order: the new configuration is written beside the old one and checked → accounts
+and check program take their places → the configuration takes its place → smbd is started, or told to read it
+again → sessions in shares that went away, or let in others than before, are ended. Sessions in other shares
+go on. When the check fails, everything is as before.
+
+smbd starts helpers for the listing of shares, which leave its process group; they end by themselves when
+they have been idle, and are ended here with it.
+"""
+
+import errno
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+import trio
+
+from exports import accounts, tools
+from exports.errors import ExportError, ToolFailed
+from exports.server import Offer, Placed, check_directory
+from exports.settings import SmbSettings
+from exports.smbconf import Places, render, render_check
+from exports.status import ServerStatus
+from exports.supervisor import Command, Supervisor
+
+SMBD = "/usr/sbin/smbd"
+PRIVATE, PROGRAM = 0o600, 0o700
+_SMBD = (SMBD, "--foreground", "--no-process-group", "--debug-stdout")
+_HELPERS = "samba-dcerpcd.pid"
+log = logging.getLogger(__name__)
+
+
+class SmbServer:
+    """See `exports.server.Server`."""
+
+    def __init__(self, settings: SmbSettings, directory: Path) -> None:
+        self._settings = settings
+        self._places = Places(directory)
+        self._missing = ""
+        environment: dict[str, str] = {}
+        if not settings.realm:  # members of a domain have its accounts, by winbind
+            try:
+                environment = tools.accounts_environment(self._places.passwd, self._places.group)
+            except ToolFailed as error:
+                self._missing = f"{error}, and mount again"
+        self._tools = tools.SambaTools(self._places.configuration, environment)
+        command = Command(
+            name="smbd",
+            argv=(*_SMBD, f"--configfile={self._places.configuration}"),
+            directory=self._places.directory,
+            environment=environment,
+        )
+        self._supervisor = Supervisor(command, ready=self._answers)
+        self._served: tuple[Placed, ...] = ()
+        self._sid = ""
+        self._problem = ""
+        self._turned = trio.Event()
+        self._applying = trio.Lock()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def status(self) -> ServerStatus:
+        return ServerStatus(
+            protocol="smb",
+            health=self._supervisor.health,
+            shares=tuple(placed.share.name for placed in self._served),
+            problems={"": self._problem} if self._problem else {},
+            listen=self._settings.listen,
+            port=self._settings.port,
+        )
+
+    async def run(self) -> None:
+        """Supervise smbd for as long as there is something to serve, until cancelled."""
+        while True:
+            turned = self._turned
+            if not self._served:
+                await turned.wait()
+                continue
+            self._idle = trio.Event()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._supervisor.run)
+                    while self._served:
+                        await self._turned.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(self._end_helpers)
+                self._idle.set()
+
+    async def apply(self, offer: Offer) -> None:
+        """Serve this from now on. ExportError, and nothing has changed."""
+        async with self._applying:
+            shares = offer.over("smb")
+            try:
+                if shares:
+                    await trio.to_thread.run_sync(self._write, offer, shares)
+            except ExportError as error:
+                self._problem = str(error)
+                raise
+            self._problem = ""
+            renamed, self._sid = bool(self._sid) and offer.sid != self._sid, offer.sid
+            before = {placed.share.name: placed for placed in self._served}
+            self._turn(shares)
+            if not (before and shares and self._supervisor.health.state == "running"):
+                return
+            if renamed:
+                await self._supervisor.restart()  # a server reads its own SID only once
+                return
+            now = {placed.share.name: placed for placed in shares}
+            changed = [name for name, placed in before.items() if now.get(name) != placed]
+            try:
+                await trio.to_thread.run_sync(self._reload, changed)
+            except ToolFailed as error:
+                log.warning("smbd is started again, since it could not be told of a change: %s", error)
+                await self._supervisor.restart()
+
+    async def release(self) -> None:
+        """smbd has ended on return, and stays away until `apply` is called."""
+        self._turn(())
+        await self._idle.wait()
+
+    def _turn(self, shares: tuple[Placed, ...]) -> None:
+        self._served = shares
+        turned, self._turned = self._turned, trio.Event()
+        turned.set()
+
+    def _write(self, offer: Offer, shares: tuple[Placed, ...]) -> None:
+        """Blocking: all files of the server, as they have to be for `offer`."""
+        places = self._places
+        if os.geteuid() != 0:
+            raise ToolFailed("smbd must run as root, to act as the user who has connected: mount as root")
+        if not os.access(SMBD, os.X_OK):
+            raise ToolFailed(f"{SMBD} is not installed: install samba (see docs/operations.md)")
+        if self._missing:
+            raise ToolFailed(self._missing)
+        check_directory(places.directory)
+        try:
+            for directory in places.directories:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            candidate = places.configuration.with_suffix(".new")
+            _write(candidate, render(self._settings, shares, places), PRIVATE)
+            for path, text, mode in (
+                (places.passwd, accounts.passwd(offer.users), 0o644),
+                (places.group, accounts.group(offer.users), 0o644),
+                (places.smbpasswd, accounts.smbpasswd(offer.users), PRIVATE),
+                (places.check, render_check(shares), PROGRAM),
+            ):
+                _write(path.with_name(path.name + ".new"), text, mode)
+            self._tools.check(candidate)
+            for path in (places.passwd, places.group, places.smbpasswd, places.check):
+                path.with_name(path.name + ".new").rename(path)
+            candidate.rename(places.configuration)
+        except OSError as error:
+            raise ToolFailed(f"{error.filename or places.directory}: {error.strerror}") from None
+        if offer.sid != self._sid and not self._settings.realm:
+            self._tools.set_sid(offer.sid)
+
+    def _reload(self, changed: list[str]) -> None:
+        """Blocking: let smbd read its files, and end sessions in shares that are not what they were."""
+        self._tools.reload()
+        for name in changed:
+            self._tools.close_share(name)
+
+    async def _answers(self) -> bool:
+        """Whether somebody listens at the port; it is ours when smbd does not end."""
+        try:
+            stream = await trio.open_tcp_stream(self._address(), self._settings.port)
+        except OSError:
+            return False
+        await stream.aclose()
+        return True
+
+    def _address(self) -> str:
+        """One that it listens on."""
+        for place in self._settings.listen:
+            text = place.partition("/")[0]
+            for family in (socket.AF_INET, socket.AF_INET6):
+                try:
+                    socket.inet_pton(family, text)
+                except OSError:
+                    continue
+                return text
+        return "127.0.0.1"
+
+    def _end_helpers(self) -> None:
+        """Blocking: end what smbd left, if the process of that number is still one of ours."""
+        try:
+            number = int((self._places.lock / _HELPERS).read_text().strip())
+            handle = os.pidfd_open(number)
+        except (OSError, ValueError):
+            return
+        try:
+            words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+            if b"--configfile=" + os.fsencode(self._places.configuration) in words:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.ENOENT):
+                log.warning("helpers of smbd could not be ended: %s", error)
+        finally:
+            os.close(handle)
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """A new file with this mode from its first byte on."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
