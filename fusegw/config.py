@@ -372,6 +372,11 @@ class VolumePaths(msgspec.Struct, frozen=True):
         return self.state_dir / "log" / f"{UNIFIED_SOURCE}.log"
 
 
+def cache_of(cache_dir: Path, volume_id: str, number: int, fixed_at: int | None) -> Path:
+    """Where below the root of all caches the volume with `volume_id` (32 hex digits) has its own."""
+    return cache_dir / (volume_id if fixed_at is None else f"{volume_id}-{number}")
+
+
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the mount is shown to this host."""
 
@@ -421,8 +426,7 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def own_cache_dir(self) -> Path:
         """The cache of this volume; an older state has one of its own, beside that of the volume itself."""
-        own = self.volume_id.hex()
-        return self.cache_dir / (own if self.fixed_at is None else f"{own}-{self.volume_number}")
+        return cache_of(self.cache_dir, self.volume_id.hex(), self.volume_number, self.fixed_at)
 
 
 class MissingVolume(msgspec.Struct, frozen=True):

@@ -7,7 +7,8 @@ before this one is fenced → the registry. A crash before the registry leaves n
 next recovery begins anew; an error leaves nothing at all. An index that is found there, unknown to the
 registry, is set aside with what it never shipped.
 
-An older state (`Until`) is registered as fixed: no takeover, never written, never brought up to date.
+An older state (`Until`) is registered as fixed: no takeover, never written, never brought up to date. A
+standby is registered as any volume, without a takeover: its mounts say that they follow.
 """
 
 import os
@@ -53,10 +54,17 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     cache_dir: Path
     """Root of all caches."""
     until: Until | None = None
-    """None: the newest state, and this host becomes the writer."""
+    """None: the newest state, and this host becomes the writer, or its standby."""
+    follow: bool = False
+    """This host stands by: nothing is taken over, the writer goes on."""
     anchor: Head | None = None
     unsafe_no_fencing: bool = False
     metadata_limit_bytes: int = Tuning().metadata_limit_bytes
+
+    @property
+    def writes(self) -> bool:
+        """Whether this host becomes the writer."""
+        return self.until is None and not self.follow
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +74,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     found: Recovered
     """The position it was recovered to."""
     head: Head
-    """Where the log stands now: at the takeover, or where an older state stays."""
+    """Where the log stands now: at the takeover, where an older state stays, or where a standby begins."""
     identity: Identity | None
     """What the gateway before this one recorded of itself."""
     files: int
@@ -86,7 +94,8 @@ def recover_gateway(
     entropy: Entropy,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Restored:
-    """Blocking: the volume, known on this host, its index at the position wanted, this host its writer.
+    """Blocking: the volume, known on this host, its index at the position wanted, this host its writer unless
+    it is to follow.
 
     Exists (known here already), Invalid (another volume there; the anchor is not in its history; no fencing),
     NotFound (no volume, no log, no such position), WrongKey, Denied, Unavailable, Corrupt, UnknownFormat,
@@ -98,7 +107,7 @@ def recover_gateway(
         stored = read_volume(store)
         _refuse_if_known(wanted, stored.header, registry.volumes())
         opened = unlock(stored, secret())
-        if wanted.until is None:
+        if wanted.writes:
             _refuse_if_not_writable(wanted, opened, store, entropy)
         return _Recovering(wanted, registry, store, opened, clock, entropy).run(on_progress)
 
@@ -179,7 +188,9 @@ class _Recovering:
     ) -> tuple[VolumeEntry, Head]:
         wanted, opened = self._wanted, self._opened
         number = identity.number if identity is not None and wanted.until is None else None
-        with self._registry.reserve(wanted.name, number=number, again=again) as reservation:
+        with self._registry.reserve(
+            wanted.name, number=number, volume_id=opened.header.volume_id, again=again
+        ) as reservation:
             if number is not None and number != reservation.number:
                 self._remarks.append(
                     f"its number was {number}, which another volume has on this host: it gets "
@@ -193,7 +204,7 @@ class _Recovering:
                 source = self._source(writing)
                 retire_index(source)
                 self._place.rename(wanted.paths.meta_dir)
-                if wanted.until is None:
+                if wanted.writes:
                     head = _taken_over(source)
             entry = reservation.commit(
                 volume_id=opened.header.volume_id,

@@ -43,6 +43,8 @@ class _Contents(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     next_number: int = 1
     """All below were given here."""
     volumes: dict[str, VolumeEntry] = {}
+    forgotten: dict[int, str] = {}
+    """Whose a number was (32 hex digits): should that volume come back, it may have it again."""
 
 
 class Registry:
@@ -69,12 +71,12 @@ class Registry:
 
     @contextmanager
     def reserve(
-        self, name: str, *, number: int | None = None, again: bool = False
+        self, name: str, *, number: int | None = None, volume_id: bytes = b"", again: bool = False
     ) -> Iterator["Reservation"]:
         """Hold the registry for the time it takes to create volume `name`; Exists when there is one.
 
         `number` is the one it would like to have; it gets another when that was given to somebody else
-        here. With `again` the volume may be here, and keeps the number it has.
+        than `volume_id` here. With `again` the volume may be here, and keeps the number it has.
         Nothing is recorded unless `Reservation.commit` is called before the block ends.
         """
         with self._locked():
@@ -83,14 +85,32 @@ class Registry:
                 raise Exists(f"volume {name!r} is already in {self._file}; choose another name")
             # Once as it is: a full or read-only disk must show before the volume exists in its store.
             self._store(contents)
-            yield Reservation(name, self._number(contents, name, number), contents, self._store)
+            yield Reservation(
+                name, self._number(contents, name, number, volume_id.hex()), contents, self._store
+            )
 
-    def _number(self, contents: _Contents, name: str, wanted: int | None) -> int:
+    def remove(self, name: str) -> None:
+        """Take `name` out, durable on return; its number is given to no other volume. NotFound."""
+        with self._locked():
+            contents = self._load()
+            entry = contents.volumes.pop(name, None)
+            if entry is None:
+                raise NotFound(f"no volume {name!r} in {self._file}")
+            contents.next_number = max(contents.next_number, entry.number + 1)
+            if entry.fixed_at is None:
+                contents.forgotten[entry.number] = entry.volume_id
+            self._store(contents)
+
+    def _number(self, contents: _Contents, name: str, wanted: int | None, volume_id: str) -> int:
         """The number `name` has, or the one it would like, or the next that nobody has."""
         if name in contents.volumes:
             return contents.volumes[name].number
         taken = {entry.number for entry in contents.volumes.values()}
-        if wanted is not None and wanted >= contents.next_number and wanted not in taken:
+        if (
+            wanted is not None
+            and wanted not in taken
+            and (wanted >= contents.next_number or contents.forgotten.get(wanted) == volume_id)
+        ):
             return wanted
         number = next((one for one in range(contents.next_number, NUMBER_MAX + 1) if one not in taken), None)
         if number is None:

@@ -27,6 +27,7 @@ from fusegw.errors import FusegwError
 COMMANDS = {
     "init": "init:init",
     "recover": "recover:recover",
+    "forget": "forget:forget",
     "mount": "mounts:mount",
     "umount": "mounts:umount",
     "status": "reports:status",

@@ -37,6 +37,11 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     metavar="TIME|SEGMENT",
     help="An older state instead, to read: 2026-03-01T14:30 or a segment's number.",
 )
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Stand by: the gateway that writes the volume goes on, nothing is taken over.",
+)
 @click.option("--anchor", metavar="FILE|ANCHOR", help="Refuse a store that does not contain this anchor.")
 @secret_options
 @json_option
@@ -48,6 +53,7 @@ def recover(
     unsafe_no_fencing: bool,
     place: Path | None,
     at: str | None,
+    follow: bool,
     anchor: str | None,
     passphrase_file: Path | None,
     key_file: Path | None,
@@ -61,7 +67,10 @@ def recover(
     after an interruption it finishes what was begun.
 
     With --at, NAME is a new name, under which an older state can be mounted read-only; nothing is taken over.
+    With --follow this host becomes a standby, which fusegw promote makes the writer one day.
     """
+    if at is not None and follow:
+        raise click.UsageError("--at and --follow do not go together: an older state stays as it is")
     harden()
     site = session.site()
     config = site.config.volume(name)
@@ -73,6 +82,7 @@ def recover(
         paths=site.paths(name),
         cache_dir=site.cache_dir,
         until=None if at is None else _until(at),
+        follow=follow,
         anchor=None if anchor is None else _anchor(anchor),
         unsafe_no_fencing=unsafe_no_fencing,
         metadata_limit_bytes=config.metadata_limit_bytes,
@@ -95,15 +105,15 @@ def recover(
     for remark in restored.remarks:
         print(f"fusegw: warning: {remark}", file=sys.stderr)
     if as_json:
-        output.print_json(_document(name, restored))
+        output.print_json(_document(name, restored, wanted))
     else:
-        output.print_pairs(f"volume {name} recovered", _lines(restored))
+        output.print_pairs(f"volume {name} recovered", _lines(restored, wanted))
     if place is not None:
         from fusegw.cli.mounts import mount
 
-        click.get_current_context().invoke(mount, places=(name, str(place)))
+        click.get_current_context().invoke(mount, places=(name, str(place)), follow=follow)
     elif not as_json:
-        print(f"\n{_next(name, restored)}")
+        print(f"\n{_next(name, restored, wanted)}")
 
 
 def _until(text: str) -> Until:
@@ -134,7 +144,7 @@ def _anchor(text: str) -> "Head":
     return anchor_in(data.decode(errors="replace"), f"anchor file {text}")
 
 
-def _document(name: str, restored: Restored) -> dict[str, Any]:
+def _document(name: str, restored: Restored, wanted: Recovery) -> dict[str, Any]:
     entry, found, identity = restored.entry, restored.found, restored.identity
     return {
         "volume": name,
@@ -147,7 +157,8 @@ def _document(name: str, restored: Restored) -> dict[str, Any]:
         "hash": found.head.hash.hex(),
         "sealed_unix_s": found.time_ns / 1e9,
         "fixed_at": entry.fixed_at,
-        "writer_epoch": None if entry.fixed_at is not None else restored.head.epoch,
+        "follows": wanted.follow,
+        "writer_epoch": restored.head.epoch if wanted.writes else None,
         "anchor": anchor_text(restored.head),
         "anchor_checked": found.anchor_checked,
         "checkpoint": found.checkpoint,
@@ -164,7 +175,7 @@ def _document(name: str, restored: Restored) -> dict[str, Any]:
     }
 
 
-def _lines(restored: Restored) -> Iterator[tuple[str, str]]:
+def _lines(restored: Restored, wanted: Recovery) -> Iterator[tuple[str, str]]:
     entry, found = restored.entry, restored.found
     yield "state", f"segment {found.head.seq:,} of the log (epoch {found.head.epoch}), {utc(found.time_ns)}"
     if found.checkpoint is not None:
@@ -176,18 +187,20 @@ def _lines(restored: Restored) -> Iterator[tuple[str, str]]:
     yield "files", f"{restored.files:,} ({output.size(restored.nbytes)})"
     if found.anchor_checked:
         yield "anchor", "is in its history"
-    if entry.fixed_at is None:
+    if wanted.writes:
         yield "writer", f"this host, since epoch {restored.head.epoch}; a gateway elsewhere is fenced off"
+    elif wanted.follow:
+        yield "writer", "as before; this host stands by"
     yield "number", str(entry.number)
     if entry.policy:
         yield "settings", ", ".join(f"{key} = {value}" for key, value in entry.policy.items())
 
 
-def _next(name: str, restored: Restored) -> str:
+def _next(name: str, restored: Restored, wanted: Recovery) -> str:
     place = (restored.identity.mountpoint if restored.identity else "") or "DIR"
     if restored.entry.fixed_at is not None:
         return f"Next: fusegw mount {name} DIR   (read-only, and it stays at this state)"
-    return f"Next: fusegw mount {name} {place}"
+    return f"Next: fusegw mount {'--follow ' if wanted.follow else ''}{name} {place}"
 
 
 @contextmanager

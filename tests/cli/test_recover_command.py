@@ -247,6 +247,59 @@ def test_a_volume_that_is_here_is_not_recovered_over_itself(site: Site) -> None:
     assert site.host.tree(site.host.state, site.host.store) == before
 
 
+def test_a_standby_takes_nothing_over(site: Site) -> None:
+    before = site.serve(b"one", b"two")
+    objects = site.host.tree(site.host.store)
+    done = site.recover("tank", "--follow", "--json")
+    assert done.code == 0, done
+    document = done.json()
+    assert (document["number"], document["follows"], document["writer_epoch"]) == (5, True, None)
+    assert site.host.tree(site.host.store) == objects
+    assert site.rows() == before
+    assert_refused(site, site.recover("tank", "--follow"), 8, "is on this host already")
+    assert site.host.run("forget", "tank").code == 0
+    done = site.recover("tank", "--follow")
+    assert "Next: fusegw mount --follow tank" in done.out and "stands by" in done.out, done
+    assert site.recover("old", "--at", "2", "--follow").code == 2
+
+
+def test_a_forgotten_volume_leaves_nothing_here_and_everything_in_the_store(site: Site) -> None:
+    site.serve(b"one")
+    host = site.host
+    assert site.recover().code == 0
+    assert site.recover("old", "--at", "2").code == 0
+    cache = host.cache / Registry(host.state).get("tank").volume_id
+    cache.mkdir(parents=True)
+    before = host.tree(host.store)
+    for name in ("old", "tank"):
+        done = host.run("forget", name)
+        assert done.code == 0 and "is forgotten" in done.out, done
+        assert not host.paths(name).volume_dir.exists()
+    assert not cache.exists() and not Registry(host.state).volumes()
+    assert host.tree(host.store) == before
+    assert_refused(site, host.run("forget", "tank"), 9, "no volume 'tank'")
+    done = site.recover("tank", "--json")
+    assert done.code == 0 and done.json()["number"] == 5, done
+
+
+def test_what_never_reached_the_store_is_not_forgotten_by_mistake(site: Site) -> None:
+    site.serve(b"one")
+    assert site.recover().code == 0
+
+    async def cut_off() -> None:
+        tuning = Tuning(ship_interval_s=3600, pack_size_bytes=1 << 20)
+        place = site.host.paths().volume_dir
+        source = msgspec.structs.replace(site.source(place), tuning=tuning, unmount_wait_s=0.0)
+        async with running_volume(source) as runtime:
+            create(runtime, b"never shipped")
+
+    trio.run(cut_off)
+    before = site.host.tree(site.host.state)
+    assert_refused(site, site.host.run("forget", "tank"), 10, "never reached the store")
+    assert site.host.tree(site.host.state).keys() == before.keys()
+    assert site.host.run("forget", "tank", "--discard-unsent").code == 0
+
+
 def test_another_volume_of_that_name_is_in_the_way(site: Site) -> None:
     site.serve(b"one")
     host = site.host

@@ -154,3 +154,15 @@ def test_two_at_once_get_different_numbers(registry: Registry) -> None:
         thread.join()
     assert sorted(numbers) == list(range(1, 9))
     assert len(registry.volumes()) == 8
+
+
+def test_a_number_of_the_past_is_for_its_volume_alone(registry: Registry) -> None:
+    first = add(registry, "tank")
+    add(registry, "pond")
+    registry.remove("tank")
+    assert list(registry.volumes()) == ["pond"]
+    with pytest.raises(NotFound):
+        registry.remove("tank")
+    for volume_id, number in ((b"somebody else's ", 3), (bytes.fromhex(first.volume_id), first.number)):
+        with registry.reserve("again", number=first.number, volume_id=volume_id) as reservation:
+            assert reservation.number == number
