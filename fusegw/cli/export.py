@@ -6,9 +6,11 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
+from exports.clients import Client
 from exports.errors import InvalidExport
 from exports.model import Case, Encryption, Protocol, Security, Share, Squash
 from fusegw.cli import output, shares
+from fusegw.cli.export_client import show_advice
 from fusegw.cli.export_user import user
 from fusegw.cli.session import Session, Site, common_options, complete_volume, json_option
 from fusegw.control.protocol import PutShare, RemoveShare
@@ -147,12 +149,17 @@ def list_shares(session: Session, as_json: bool) -> None:
 
 @export.command("show")
 @click.argument("name")
+@click.option("--client", type=_choice(Client), help="Show what to type at such a client instead.")
+@click.option("--address", help="With --client: how clients reach this host.  [where the server listens]")
 @json_option
 @common_options
-def show(session: Session, name: str, as_json: bool) -> None:
-    """Show all that is said about a share."""
-    _, share = shares.find_share(session.site(), name)
-    if as_json:
+def show(session: Session, name: str, client: Client | None, address: str | None, as_json: bool) -> None:
+    """Show all that is said about a share, or how a client uses it."""
+    site = session.site()
+    volume, share = shares.find_share(site, name)
+    if client is not None:
+        show_advice(site, volume, share, client, address, as_json=as_json)
+    elif as_json:
         output.print_json(_document(share))
     else:
         output.print_pairs(f"share {share.name}", _lines(share))
