@@ -2,8 +2,8 @@
 
 ganesha has no way to check a file before it is applied, and one error in it takes every export away. So what
 is written is read again by a parser that is stricter than ganesha's, and has to come out as it went in:
-whatever a text could do to its surroundings, it would show there. Parameters are written from a table of those
-that ganesha 4 knows, since it ignores, with a warning, what it does not know.
+whatever a text could do to its surroundings, it would show there. Parameters are those of a table, since
+ganesha ignores, with a warning, what it does not know.
 """
 
 import re
@@ -16,25 +16,28 @@ from exports.errors import InvalidExport
 KNOWN: dict[str, frozenset[str]] = {
     "NFS_CORE_PARAM": frozenset(
         {"NFS_Port", "MNT_Port", "Bind_addr", "Protocols", "Enable_NLM", "Enable_RQUOTA", "Enable_UDP"}
-        | {"mount_path_pseudo", "allow_set_io_flusher_fail"}
+        | {"mount_path_pseudo"}
     ),
     "NFSV4": frozenset(
-        {"Grace_Period", "Lease_Lifetime", "Minor_Versions", "RecoveryBackend", "RecoveryRoot"}
-        | {"Only_Numeric_Owners", "Allow_Numeric_Owners", "Delegations"}
+        {"Grace_Period", "Lease_Lifetime", "Minor_Versions", "RecoveryRoot"}
+        | {"Only_Numeric_Owners", "Delegations"}
     ),
     "NFS_KRB5": frozenset({"Active_krb5", "PrincipalName", "KeytabPath", "CCacheDir"}),
     "MDCACHE": frozenset({"Dir_Chunk"}),
-    "LOG": frozenset({"Default_Log_Level"}),
+    "LOG": frozenset(),
+    "COMPONENTS": frozenset({"DBUS", "NFS_CB", "TIRPC"}),
     "EXPORT": frozenset(
         {"Export_Id", "Path", "Pseudo", "Access_Type", "Squash", "Anonymous_Uid", "Anonymous_Gid", "SecType"}
-        | {"Protocols", "Transports", "Attr_Expiration_Time", "PrivilegedPort", "Delegations"}
+        | {"Protocols", "Transports", "Attr_Expiration_Time", "Delegations"}
     ),
     "CLIENT": frozenset({"Clients", "Access_Type"}),
     "FSAL": frozenset({"Name"}),
 }
 """Parameters by block, as far as they are written here."""
-INNER = {"EXPORT": frozenset({"CLIENT", "FSAL"})}
+INNER = {"EXPORT": frozenset({"CLIENT", "FSAL"}), "LOG": frozenset({"COMPONENTS"})}
 """Blocks in blocks."""
+
+_INNERMOST = frozenset().union(*INNER.values())
 
 _TOKEN = re.compile(r'\s*(?:(?P<word>[A-Za-z0-9_.:/-]+)|"(?P<text>[^"\\\n\r]*)"|(?P<sign>[{}=,;]))')
 _WORD = re.compile(r"[A-Za-z0-9_.:/-]+")
@@ -63,7 +66,9 @@ def text_of(blocks: tuple[Block, ...]) -> str:
     """The file; InvalidExport when it would not be read as these very blocks."""
     text = "".join(_lines(block, "") for block in blocks)
     if parse(text) != blocks:
-        raise InvalidExport("the shares cannot be written into ganesha.conf: a text in them has a meaning there")
+        raise InvalidExport(
+            "the shares cannot be written into ganesha.conf: a text in them has a meaning there"
+        )
     return text
 
 
@@ -109,7 +114,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _block(name: str, tokens: Iterator[str], *, inside: str | None) -> Block:
-    if name not in (KNOWN.keys() - INNER["EXPORT"] if inside is None else INNER.get(inside, ())):
+    if name not in (KNOWN.keys() - _INNERMOST if inside is None else INNER.get(inside, ())):
         raise InvalidExport(f"ganesha.conf: no block {name!r} in {inside or 'the file'}")
     _expect(tokens, "{")
     values: dict[str, Value] = {}
@@ -126,7 +131,7 @@ def _block(name: str, tokens: Iterator[str], *, inside: str | None) -> Block:
 
 
 def _value(tokens: Iterator[str]) -> Value:
-    words = []
+    words: list[str] = []
     while True:
         token = next(tokens, "")
         if isinstance(token, Text):

@@ -66,11 +66,22 @@ class Supervisor:
     that started a child for the death of the parent.
 
     `ready` tells whether the daemon answers by now; without it, it is running as soon as it is started.
+    `arguments` gives further arguments, others for each start; OSError keeps it from being started. `heard`
+    gets each line that the daemon says, cut to `LINE_BYTES_MAX`.
     """
 
-    def __init__(self, command: Command, *, ready: Callable[[], Awaitable[bool]] | None = None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        *,
+        ready: Callable[[], Awaitable[bool]] | None = None,
+        arguments: Callable[[], tuple[str, ...]] = tuple,
+        heard: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self._command = command
         self._ready = ready
+        self._arguments = arguments
+        self._heard = heard
         self._child: subprocess.Popen[bytes] | None = None
         self._handle = -1
         self._state: State = "stopped"
@@ -138,7 +149,8 @@ class Supervisor:
         try:
             child = self._child = self._start()
         except OSError as error:
-            return f"{self._command.name} cannot be started: {self._command.argv[0]}: {error.strerror}"
+            what = error.filename or self._command.argv[0]
+            return f"{self._command.name} cannot be started: {what}: {error.strerror}"
         self._handle = os.pidfd_open(child.pid)
         self._since = trio.current_time()
         self._turn("starting")
@@ -156,7 +168,7 @@ class Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         """From this thread, not from a worker's: see the class."""
         command = self._command
-        argv: Sequence[str] = command.argv
+        argv: Sequence[str] = (*command.argv, *self._arguments())
         if command.dies_with_parent:
             argv = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--", *argv)
         return subprocess.Popen(
@@ -244,6 +256,7 @@ class Supervisor:
         text = "".join(character for character in text if character.isprintable())
         if text:
             self._lines.append(text)
+            self._heard(text)
             log.info("%s: %s", self._command.name, text)
 
     def _ending(self, code: int) -> str:

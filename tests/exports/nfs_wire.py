@@ -1,7 +1,7 @@
 """NFS by hand: handles as bytes, verifiers and cookies as numbers, which no client library shows.
 
-`Nfs3` speaks MOUNT 3 and NFS 3, `Nfs4` single compounds of NFS 4.0 to 4.2, over TCP with AUTH_SYS (RFC 5531, 1813, 7530,
-8881). A reply that is not a success raises `NfsError` with the status.
+`Nfs3` speaks MOUNT 3 and NFS 3, `Nfs4` single compounds of NFS 4.0 to 4.2, over TCP with AUTH_SYS (RFC 5531,
+1813, 7530, 8881). A reply that is not a success raises `NfsError` with the status.
 """
 
 import socket
@@ -250,7 +250,8 @@ class Nfs4:
     def size(self, handle: bytes) -> int:
         """The size of the object, by its handle."""
         reply = self._compound(u32(22) + opaque(handle), u32(9, 1, 1 << 4))
-        assert [reply.u32() for _ in range(reply.u32())][0] == 1 << 4
+        words = reply.u32()
+        assert [reply.u32() for _ in range(words)] == [1 << 4]
         return Reader(reply.opaque()).u64()
 
     def names(self, path: str) -> list[str]:

@@ -1,0 +1,297 @@
+"""The NFS server of one gateway: nfs-ganesha as a supervised child, with files and state of its own.
+
+ganesha can neither check a configuration nor take back one that it has read with an error: it drops all
+shares then. So what it reads is checked here to the last word, and shares that it could not serve (no such
+directory, no address for any host, handles that would let in others) are left out and named in `status`. A
+change is written beside the file, takes its place, and ganesha is told to read it again; only what changed
+is touched. A share that gets another name or directory is taken away and put back, since ganesha knows no other way.
+When it does not answer that it has read the file, it is started again, which clients of NFS sit out.
+
+Each start has a greater epoch, on disk before it is used: it is what tells clients that what they wrote and
+did not commit may be lost.
+"""
+
+import glob
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import trio
+
+from exports import ganesha, nfs_probe
+from exports.errors import InvalidExport, ToolFailed
+from exports.ganesha import Served
+from exports.server import Offer, Placed, ServerStatus, check_directory
+from exports.settings import NfsSettings
+from exports.supervisor import READY_S, Supervisor
+
+REREAD_S = 5.0
+"""ganesha has read a changed configuration after this, or is started again."""
+END_S = 5.0
+"""A ganesha that another gateway left here is gone after this, once killed."""
+_REREAD = "Reread exports complete"
+
+log = logging.getLogger(__name__)
+
+
+class NfsServer:
+    """See `exports.server.Server`.
+
+    `fsid` as in `ganesha.command`; `now_s` is the wall clock, in s since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: NfsSettings,
+        directory: Path,
+        *,
+        mountpoint: Path,
+        fsid: int,
+        now_s: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._now_s = now_s
+        self._supervisor = Supervisor(
+            ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid),
+            ready=self._answers,
+            arguments=self._next_epoch,
+            heard=self._heard,
+        )
+        self._served: tuple[Served, ...] = ()
+        self._problems: dict[str, str] = {}
+        self._first = True
+        self._turned = trio.Event()
+        self._reread = trio.Event()
+        self._applying = trio.Lock()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def status(self) -> ServerStatus:
+        return ServerStatus(
+            protocol="nfs",
+            health=self._supervisor.health,
+            shares=tuple(served.placed.share.name for served in self._served),
+            problems=self._problems,
+            listen=(self._settings.listen,),
+            port=self._settings.port,
+        )
+
+    async def run(self) -> None:
+        """Supervise ganesha for as long as there is something to serve, until cancelled."""
+        while True:
+            turned = self._turned
+            if not self._served:
+                await turned.wait()
+                continue
+            self._idle = trio.Event()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._supervisor.run)
+                    while self._served:
+                        await self._turned.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._idle.set()
+
+    async def apply(self, offer: Offer) -> None:
+        """Serve this from now on, but for the shares that cannot be. ExportError, and nothing has changed."""
+        async with self._applying:
+            placed = offer.over("nfs")
+            served: tuple[Served, ...] = ()
+            problems: dict[str, str] = {}
+            if placed:
+                try:
+                    served, problems = await trio.to_thread.run_sync(self._prepare, placed)
+                    if served:
+                        await trio.to_thread.run_sync(self._write, served)
+                except (InvalidExport, ToolFailed) as error:
+                    self._problems = {"": str(error)}
+                    raise
+            before, self._problems = self._served, problems
+            self._turn(served)
+            if before and served and before != served:
+                await self._tell(before, served)
+
+    async def release(self) -> None:
+        """ganesha has ended on return, and stays away until `apply` is called."""
+        self._turn(())
+        await self._idle.wait()
+
+    def refusal(self, shares: Iterable[Placed]) -> str | None:
+        """Why these must not be served side by side; None when they may."""
+        if self._settings.forgeable_handles:
+            return None
+        return ganesha.forgeable(shares)
+
+    async def _tell(self, before: tuple[Served, ...], now: tuple[Served, ...]) -> None:
+        """Have the running ganesha read the file that lies there for `now`."""
+        with trio.move_on_after(READY_S):
+            await self._supervisor.running()
+        places = {served.export_id: _place(served) for served in before}
+        staying = tuple(
+            served for served in now if places.get(served.export_id, _place(served)) == _place(served)
+        )
+        told = True
+        if staying != now:
+            await trio.to_thread.run_sync(self._write, staying)
+            told = await self._read_again()
+            await trio.to_thread.run_sync(self._write, now)
+        if not (told and await self._read_again()):
+            log.warning("nfs-ganesha is started again, since it did not read its changed configuration")
+            await self._supervisor.restart()
+
+    async def _read_again(self) -> bool:
+        """Whether ganesha read its configuration again."""
+        self._reread = trio.Event()
+        if not self._supervisor.send(signal.SIGHUP):
+            return False
+        with trio.move_on_after(REREAD_S):
+            await self._reread.wait()
+        return self._reread.is_set()
+
+    def _heard(self, line: str) -> None:
+        if _REREAD in line:
+            self._reread.set()
+
+    def _turn(self, served: tuple[Served, ...]) -> None:
+        self._served = served
+        turned, self._turned = self._turned, trio.Event()
+        turned.set()
+
+    def _prepare(self, placed: tuple[Placed, ...]) -> tuple[tuple[Served, ...], dict[str, str]]:
+        """Blocking: those of `placed` that can be served, and why the others cannot. ToolFailed."""
+        self._check_installed()
+        if self._first:
+            check_directory(self._directory)
+            _make_directory(self._directory)
+            _end_former(ganesha.pid_file(self._directory), ganesha.config_file(self._directory))
+            self._first = False
+        served: list[Served] = []
+        problems = {}
+        for one in placed:
+            share = one.share
+            try:
+                if why := self.refusal((*(other.placed for other in served[:1]), one)):
+                    raise InvalidExport(why)
+                if not os.path.isdir(one.directory):
+                    raise InvalidExport(f"{one.directory} is no directory")
+                ready = Served(one, _addresses(share.hosts))
+                ganesha.configuration(self._settings, self._directory, [*served, ready])
+            except InvalidExport as error:
+                problems[share.name] = str(error)
+            else:
+                served.append(ready)
+        return tuple(served), problems
+
+    def _check_installed(self) -> None:
+        if os.geteuid() != 0:
+            raise ToolFailed(
+                "nfs-ganesha must run as root, to act as the users of its clients: mount as root"
+            )
+        if not os.access(ganesha.PROGRAM, os.X_OK) or not glob.glob(ganesha.MODULE):
+            raise ToolFailed("NFS needs nfs-ganesha, which is not installed: see docs/operations.md")
+        if ganesha.preload_library() is None:
+            raise ToolFailed(
+                "fusegw was installed without its library for nfs-ganesha (exports/nfs_preload.c): "
+                "install it again, where there is a C compiler"
+            )
+
+    def _write(self, served: tuple[Served, ...]) -> None:
+        """Blocking: the configuration, whole or not at all."""
+        text = ganesha.configuration(self._settings, self._directory, served)
+        try:
+            _replace(ganesha.config_file(self._directory), text)
+        except OSError as error:
+            raise ToolFailed(f"{error.filename or self._directory}: {error.strerror}") from None
+
+    def _next_epoch(self) -> tuple[str, ...]:
+        """The arguments of one start."""
+        file = self._directory / "epoch"
+        try:
+            last = int(file.read_text())
+        except (FileNotFoundError, ValueError):
+            last = 0
+        epoch = ganesha.next_epoch(last, int(self._now_s()))
+        _replace(file, f"{epoch}\n")
+        return ("-E", str(epoch))
+
+    async def _answers(self) -> bool:
+        return await nfs_probe.answers(self._settings.address, self._settings.port)
+
+
+def _place(served: Served) -> tuple[str, str]:
+    """What of a share ganesha cannot change: its name (it does, and crashes later) and its directory."""
+    return served.placed.share.name, served.placed.directory
+
+
+def _addresses(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Blocking: addresses and networks as they are, names as what they stand for now. InvalidExport when
+    not one is known."""
+    found: dict[str, None] = {}
+    for host in hosts:
+        if ganesha.is_address(host):
+            found[host] = None
+            continue
+        try:
+            answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            log.warning("host %s has no address: it is not let in over NFS", host)
+            continue
+        found.update({str(answer[4][0]).partition("%")[0]: None for answer in answers})
+    if hosts and not found:
+        raise InvalidExport(f"none of its hosts has an address: {', '.join(hosts)}")
+    return tuple(found)
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (directory / "krb5").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ToolFailed(f"{error.filename or directory}: {error.strerror}") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    """`text` in the place of what is at `path`, durable on return. OSError."""
+    new = path.with_name(path.name + ".new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _end_former(pid_file: Path, config_file: Path) -> None:
+    """Blocking: kill a ganesha that serves from this very configuration file and outlived its gateway.
+
+    It ends by itself with its gateway; this is for one that is stuck. ToolFailed when it cannot be ended.
+    """
+    try:
+        number = int(pid_file.read_text().strip())
+        handle = os.pidfd_open(number)
+    except (OSError, ValueError):
+        return
+    try:
+        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+        if os.fsencode(config_file) not in words:
+            return
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        if not select.select([handle], [], [], END_S)[0]:
+            raise ToolFailed(
+                f"nfs-ganesha of a former gateway (process {number}) does not end: see ps -l {number}"
+            )
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,209 @@
+"""nfs-ganesha as our child, on a plain directory: what it serves, to whom, and how changes reach it."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from exports.errors import ToolFailed
+from exports.nfs import NfsServer
+from exports.settings import NfsSettings
+from tests.exports import ganeshas
+from tests.exports.ganeshas import offer, placed, running, serving
+from tests.exports.nfs_wire import ACCESS_DENIED, READ_ONLY, Nfs3, Nfs4, NfsError
+
+pytestmark = pytest.mark.ganesha
+
+OTHER = "127.0.0.2"
+
+
+@pytest.fixture
+def chosen() -> NfsSettings:
+    return ganeshas.settings()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    for name in ("one", "two"):
+        (tree / name).mkdir(parents=True)
+        (tree / name / f"in {name}").write_text(name)
+    return tree
+
+
+@pytest.fixture
+def nfs(tmp_path: Path, tree: Path, chosen: NfsSettings) -> NfsServer:
+    return ganeshas.server(tmp_path / "nfs", tree, chosen)
+
+
+def names(chosen: NfsSettings, share: str, source: str = "127.0.0.1") -> list[str] | int:
+    """What a client of NFSv3 sees in a share, or the status it is turned away with."""
+    try:
+        with Nfs3(chosen.port, chosen.mount_port, source=source) as client:
+            return sorted(client.names(client.mount(f"/{share}")))
+    except NfsError as error:
+        return error.status
+
+
+def seen(chosen: NfsSettings, share: str, source: str = "127.0.0.1") -> "trio.abc.Awaitable":  # type: ignore
+    return trio.to_thread.run_sync(partial(names, chosen, share, source))
+
+
+async def test_versions_3_to_4_2_are_served_on_loopback_alone(
+    nfs: NfsServer, tree: Path, chosen: NfsSettings
+) -> None:
+    async with serving(nfs, placed(tree, "all of it")):
+        assert await seen(chosen, "all of it") == ["one", "two"]
+        for minor in (0, 1, 2):
+            with Nfs4(chosen.port, minor) as client:
+                assert sorted(client.names("/all of it")) == ["one", "two"]
+        pid = nfs.status.health.pid
+        assert pid is not None
+        assert {address for address, _ in listening(pid)} == {"127.0.0.1"}
+        assert sorted(port for _, port in listening(pid)) == sorted((chosen.port, chosen.mount_port))
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_changes_reach_it_without_a_restart(nfs: NfsServer, tree: Path, chosen: NfsSettings) -> None:
+    one, two = placed(tree / "one", "one"), placed(tree / "two", "two", 258)
+    async with serving(nfs, one):
+        with Nfs3(chosen.port, chosen.mount_port) as client:
+            kept = client.mount("/one")
+            await nfs.apply(offer(one, two))
+            assert await seen(chosen, "two") == ["in two"]
+            await nfs.apply(offer(one, placed(tree / "two", "renamed", 258)))
+            assert (await seen(chosen, "two"), await seen(chosen, "renamed")) == (ACCESS_DENIED, ["in two"])
+            await nfs.apply(offer(one, placed(tree / "one", "renamed", 258)))  # the directory
+            assert await seen(chosen, "renamed") == ["in one"]
+            await nfs.apply(offer(one))
+            assert await seen(chosen, "renamed") == ACCESS_DENIED
+            assert client.attributes(kept).kind == 2
+        assert nfs.status.health.restarts == 0
+        await nfs.apply(offer())
+        assert nfs.status.shares == ()
+        await nfs.apply(offer(two))
+        await running(nfs)
+        assert await seen(chosen, "two") == ["in two"]
+
+
+async def test_clients_squash_and_read_only(nfs: NfsServer, tree: Path, chosen: NfsSettings) -> None:
+    (tree / "one").chmod(0o777)
+    share = partial(placed, tree / "one", "one")
+
+    def owner_of_new(name: str, source: str = OTHER, uid: int = 0) -> int:
+        with Nfs3(chosen.port, chosen.mount_port, uid=uid, gid=uid, source=source) as client:
+            try:
+                client.create(client.mount("/one"), name)
+            except NfsError as error:
+                return -error.status
+        return (tree / "one" / name).stat().st_uid
+
+    async with serving(nfs, share(hosts=(OTHER,))):
+        assert owner_of_new("by root") == 0
+        assert owner_of_new("by a user", uid=1234) == 1234
+        assert owner_of_new("by a stranger", "127.0.0.1") == -ACCESS_DENIED
+        await nfs.apply(offer(share(hosts=(OTHER,), squash="root", anonymous_uid=4711)))
+        assert owner_of_new("root squashed") == 4711
+        assert owner_of_new("a user is not", uid=1234) == 1234
+        await nfs.apply(offer(share(hosts=("127.0.0.0/8",), squash="all")))
+        assert owner_of_new("all squashed", "127.0.0.9", uid=1234) == 65534
+        await nfs.apply(offer(share(read_only=True)))
+        assert owner_of_new("nothing") == -READ_ONLY
+        await nfs.apply(offer(share(hosts=("localhost",))))  # names are what they stand for
+        assert owner_of_new("by name", "127.0.0.1") == 0
+        assert owner_of_new("not by name") == -ACCESS_DENIED
+
+
+async def test_what_cannot_be_served_is_told_and_the_rest_is_served(
+    nfs: NfsServer, tree: Path, chosen: NfsSettings
+) -> None:
+    good = placed(tree / "one", "good")
+    async with serving(
+        nfs,
+        good,
+        placed(tree / "three", "gone", 258),
+        placed(tree / "two", "unlike", 259, squash="all"),
+        placed(tree / "two", "nowhere", 260, hosts=("nobody.invalid",)),
+        placed(tree / "two", "ticket", 261, security=("krb5",)),
+    ):
+        assert nfs.status.shares == ("good",)
+        assert set(nfs.status.problems) == {"gone", "unlike", "nowhere", "ticket"}
+        assert "forged" in nfs.status.problems["unlike"]
+        assert "no directory" in nfs.status.problems["gone"]
+        assert await seen(chosen, "good") == ["in one"]
+
+
+async def test_unlike_shares_are_served_when_that_is_acknowledged(tmp_path: Path, tree: Path) -> None:
+    chosen = ganeshas.settings(forgeable_handles=True)
+    nfs = ganeshas.server(tmp_path / "nfs", tree, chosen)
+    async with serving(nfs, placed(tree / "one"), placed(tree / "two", "unlike", 259, hosts=(OTHER,))):
+        assert nfs.status.problems == {}
+        with Nfs3(chosen.port, chosen.mount_port, source=OTHER) as client:
+            handle = client.walk(client.mount("/unlike"), "in two")
+        forged = handle[:2] + (257).to_bytes(2, "big") + handle[4:]
+        with Nfs3(chosen.port, chosen.mount_port) as client:  # whom `unlike` does not let in
+            assert client.read(forged, 0, 10) == b"two"
+
+
+async def test_it_is_started_again_with_another_verifier(
+    nfs: NfsServer, tree: Path, chosen: NfsSettings
+) -> None:
+    async with serving(nfs, placed(tree)):
+        with Nfs3(chosen.port, chosen.mount_port) as client:
+            root = client.mount("/share")
+            handle = client.walk(root, "one/in one")
+            _, before = client.write(handle, 0, b"x")
+        for _ in range(2):
+            restarts, pid = nfs.status.health.restarts, nfs.status.health.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await running(nfs, restarts=restarts + 1)
+            with Nfs3(chosen.port, chosen.mount_port) as client:
+                after = client.commit(handle)
+                assert int.from_bytes(after[:4], "little") > int.from_bytes(before[:4], "little")
+            before = after
+
+
+async def test_it_ends_with_whoever_holds_its_input(nfs: NfsServer, tree: Path) -> None:
+    """As when its gateway is killed."""
+    async with serving(nfs, placed(tree)):
+        child = nfs._supervisor._child
+        assert child is not None and child.stdin is not None
+        os.dup2(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), child.stdin.fileno(), inheritable=False)
+        await running(nfs, restarts=1)
+
+
+async def test_one_left_by_a_former_gateway_is_ended(tmp_path: Path, tree: Path, chosen: NfsSettings) -> None:
+    former = ganeshas.server(tmp_path / "nfs", tree, chosen)
+    async with serving(former, placed(tree)):
+        pid = former.status.health.pid
+        async with serving(ganeshas.server(tmp_path / "nfs", tree, chosen), placed(tree)):
+            assert not Path(f"/proc/{pid}/exe").exists()
+            former._turn(())
+
+
+async def test_without_ganesha_it_says_what_to_install(
+    nfs: NfsServer, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exports.ganesha.PROGRAM", "/nowhere/ganesha.nfsd")
+    with pytest.raises(ToolFailed, match=r"operations\.md"):
+        await nfs.apply(offer(placed(tree)))
+    assert "not installed" in nfs.status.problems[""]
+    assert nfs.status.health.state == "stopped"
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """Where the process listens or can be sent datagrams: addresses of IPv4, ports."""
+    inodes = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if f"socket:[{words[9]}]" in inodes and words[3] in ("0A", "07"):
+                address, port = words[1].split(":")
+                last = bytes.fromhex(address)[-4:][::-1]
+                found.add((".".join(map(str, last)), int(port, 16)))
+    return found
