@@ -53,10 +53,12 @@ def configuration(settings: NfsSettings, state: Path, shares: Iterable[Served]) 
 
 
 def forgeable(shares: Iterable[Placed]) -> str | None:
-    """Why these shares must not be served over NFS side by side unless that is acknowledged; None if they
-    may."""
+    """Why these shares must not be served over NFS side by side; None if they may. Those with
+    `forgeable_handles` may differ from the others."""
     first: Placed | None = None
     for placed in shares:
+        if placed.share.forgeable_handles:
+            continue
         first = first or placed
         differ = [what for what, of in _DOMAIN.items() if of(placed) != of(first)]
         if differ:
@@ -64,7 +66,7 @@ def forgeable(shares: Iterable[Placed]) -> str | None:
                 f"NFS shares {first.share.name!r} and {placed.share.name!r} differ in "
                 f"{' and '.join(differ)}, and that protects neither: NFS handles can be forged, so whoever "
                 "may use one share of a mount can reach the files of all; make them alike, serve them from "
-                "separate mounts, or acknowledge it by forgeable_handles = true in [nfs] of the configuration"
+                "separate mounts, or add --acknowledge-forgeable-handles"
             )
     return None
 
@@ -130,8 +132,9 @@ _DOMAIN: Mapping[str, Callable[[Placed], object]] = {
 
 
 def _server(settings: NfsSettings, state: Path) -> tuple[Block, ...]:
+    """What is read at the start only. No block LOG: read again, it crashes ganesha 4.3 now and then."""
     kerberos: dict[str, Value] = {"Active_krb5": "false"}
-    if settings.keytab is not None:
+    if settings.keytab:
         kerberos = {
             "Active_krb5": "true",
             "PrincipalName": "nfs",
@@ -167,8 +170,6 @@ def _server(settings: NfsSettings, state: Path) -> tuple[Block, ...]:
         Block("NFS_KRB5", kerberos),
         # Directories are changed beside ganesha; our own positions in them are stable, its would not be.
         Block("MDCACHE", {"Dir_Chunk": "0"}),
-        # What is said of a bus and of a ticket it goes on without; and of each connection that ends.
-        Block("LOG", {}, (Block("COMPONENTS", {"DBUS": "FATAL", "NFS_CB": "FATAL", "TIRPC": "CRIT"}),)),
     )
 
 
@@ -176,7 +177,7 @@ def _export(settings: NfsSettings, served: Served) -> Block:
     share, addresses = served.placed.share, served.addresses
     if not share.export_id:
         raise InvalidExport(f"share {share.name!r} has no export id")
-    if any(kind != "sys" for kind in share.security) and settings.keytab is None:
+    if any(kind != "sys" for kind in share.security) and not settings.keytab:
         raise InvalidExport(f"share {share.name!r} wants Kerberos, and no keytab is configured for NFS")
     if share.hosts and not addresses:
         raise InvalidExport(f"share {share.name!r}: none of its hosts has an address")

@@ -24,8 +24,6 @@ KNOWN: dict[str, frozenset[str]] = {
     ),
     "NFS_KRB5": frozenset({"Active_krb5", "PrincipalName", "KeytabPath", "CCacheDir"}),
     "MDCACHE": frozenset({"Dir_Chunk"}),
-    "LOG": frozenset(),
-    "COMPONENTS": frozenset({"DBUS", "NFS_CB", "TIRPC"}),
     "EXPORT": frozenset(
         {"Export_Id", "Path", "Pseudo", "Access_Type", "Squash", "Anonymous_Uid", "Anonymous_Gid", "SecType"}
         | {"Protocols", "Transports", "Attr_Expiration_Time", "Delegations"}
@@ -34,7 +32,7 @@ KNOWN: dict[str, frozenset[str]] = {
     "FSAL": frozenset({"Name"}),
 }
 """Parameters by block, as far as they are written here."""
-INNER = {"EXPORT": frozenset({"CLIENT", "FSAL"}), "LOG": frozenset({"COMPONENTS"})}
+INNER = {"EXPORT": frozenset({"CLIENT", "FSAL"})}
 """Blocks in blocks."""
 
 _INNERMOST = frozenset().union(*INNER.values())

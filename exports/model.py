@@ -61,6 +61,8 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     anonymous_gid: Id = names.NOBODY_ID
     security: tuple[Security, ...] = ("sys",)
     """NFS: how clients say who they are."""
+    forgeable_handles: bool = False
+    """NFS: acknowledged that it may differ from others in who may do what, which protects neither."""
     encryption: Encryption = "auto"
     """SMB; auto: required as soon as the daemon listens beyond this host, else desired."""
     signing: bool = True

@@ -4,7 +4,7 @@ ganesha can neither check a configuration nor take back one that it has read wit
 shares then. So what it reads is checked here to the last word, and shares that it could not serve (no such
 directory, no address for any host, handles that would let in others) are left out and named in `status`. A
 change is written beside the file, takes its place, and ganesha is told to read it again; only what changed
-is touched. A share that gets another name or directory is taken away and put back, since ganesha knows no other way.
+is touched. A share that gets another name or directory is taken away and put back: ganesha cannot.
 When it does not answer that it has read the file, it is started again, which clients of NFS sit out.
 
 Each start has a greater epoch, on disk before it is used: it is what tells clients that what they wrote and
@@ -25,8 +25,9 @@ import trio
 from exports import ganesha, nfs_probe
 from exports.errors import InvalidExport, ToolFailed
 from exports.ganesha import Served
-from exports.server import Offer, Placed, ServerStatus, check_directory
+from exports.server import Offer, Placed, check_directory
 from exports.settings import NfsSettings
+from exports.status import ServerStatus
 from exports.supervisor import READY_S, Supervisor
 
 REREAD_S = 5.0
@@ -115,7 +116,9 @@ class NfsServer:
                     raise
             before, self._problems = self._served, problems
             self._turn(served)
-            if before and served and before != served:
+            if not served:
+                await self._idle.wait()  # or the next ones would meet the ganesha that is ending
+            elif before and before != served:
                 await self._tell(before, served)
 
     async def release(self) -> None:
@@ -124,10 +127,8 @@ class NfsServer:
         await self._idle.wait()
 
     def refusal(self, shares: Iterable[Placed]) -> str | None:
-        """Why these must not be served side by side; None when they may."""
-        if self._settings.forgeable_handles:
-            return None
-        return ganesha.forgeable(shares)
+        """See `ganesha.forgeable`."""
+        return ganesha.forgeable(placed for placed in shares if placed.share.serves("nfs"))
 
     async def _tell(self, before: tuple[Served, ...], now: tuple[Served, ...]) -> None:
         """Have the running ganesha read the file that lies there for `now`."""
@@ -177,7 +178,7 @@ class NfsServer:
         for one in placed:
             share = one.share
             try:
-                if why := self.refusal((*(other.placed for other in served[:1]), one)):
+                if why := self.refusal((*(other.placed for other in served), one)):
                     raise InvalidExport(why)
                 if not os.path.isdir(one.directory):
                     raise InvalidExport(f"{one.directory} is no directory")

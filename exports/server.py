@@ -5,6 +5,7 @@ the daemon while there is something to offer. It must never let another share's 
 share that is added, changed or removed.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -62,6 +63,10 @@ class Server(Protocol):
 
     async def apply(self, offer: Offer) -> None:
         """Serve this from now on. ExportError when that cannot be, and all stays as it was."""
+        ...
+
+    def refusal(self, shares: Iterable[Placed]) -> str | None:
+        """Why these must not be served side by side, shares of other protocols aside; None when they may."""
         ...
 
     async def release(self) -> None:

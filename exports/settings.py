@@ -1,5 +1,6 @@
 """How the servers themselves are set up: the tables `[smb]` and `[nfs]` of a gateway's configuration."""
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -43,7 +44,40 @@ class SmbSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return all(map(names.is_loopback, self.listen))
 
 
+class NfsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[nfs]`."""
+
+    listen: str = "127.0.0.1"
+    """One address of this host; `0.0.0.0` or `::` for all. By default nobody beyond this host can connect."""
+    port: Port = 2049
+    mount_port: Port = 20048
+    """Of the MOUNT protocol, which NFSv3 needs."""
+    portmapper: bool = False
+    """The ports are told to this host's rpcbind, for clients of NFSv3 that ask there."""
+    keytab: str = ""
+    """The file, by its absolute path, with the key of `nfs/<host name>`; shares with krb5 need it."""
+
+    def __post_init__(self) -> None:
+        try:
+            ipaddress.ip_address(self.listen)
+        except ValueError:
+            raise InvalidExport(f"{self.listen!r} is no address of this host to serve NFS at") from None
+        if self.port == self.mount_port:
+            raise InvalidExport(f"port and mount_port are both {self.port}: NFS needs two ports")
+        if self.keytab and not names.plain_path(self.keytab).startswith("/"):
+            raise InvalidExport(f"keytab {self.keytab!r}: expected an absolute path")
+
+    @property
+    def address(self) -> str:
+        """One that a client on this host can use."""
+        found = ipaddress.ip_address(self.listen)
+        if not found.is_unspecified:
+            return self.listen
+        return "127.0.0.1" if found.version == 4 else "::1"
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All servers of one gateway."""
 
     smb: SmbSettings = SmbSettings()
+    nfs: NfsSettings = NfsSettings()

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import trio
@@ -118,6 +119,10 @@ class SmbServer:
             except ToolFailed as error:
                 log.warning("smbd is started again, since it could not be told of a change: %s", error)
                 await self._supervisor.restart()
+
+    def refusal(self, shares: Iterable[Placed]) -> str | None:
+        """None: each share of SMB is a domain of its own."""
+        return None
 
     async def release(self) -> None:
         """smbd has ended on return, and stays away until `apply` is called."""

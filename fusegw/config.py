@@ -38,7 +38,7 @@ import msgspec
 
 from exports.errors import InvalidExport
 from exports.model import Share
-from exports.settings import ServerSettings, SmbSettings
+from exports.settings import NfsSettings, ServerSettings, SmbSettings
 from fusegw.errors import FusegwError, Invalid
 from fusegw.store.options import StoreOptions
 
@@ -238,7 +238,10 @@ def parse_config(text: str, source: Path) -> Config:
             check_volume_name(name): _volume(_table(table, f"volumes.{name}"), f"volumes.{name}", base)
             for name, table in _table(data.get("volumes", {}), "volumes").items()
         }
-        servers = ServerSettings(smb=_decode(_table(data.get("smb", {}), "smb"), SmbSettings, "smb"))
+        servers = ServerSettings(
+            smb=_decode(_table(data.get("smb", {}), "smb"), SmbSettings, "smb"),
+            nfs=_decode(_table(data.get("nfs", {}), "nfs"), NfsSettings, "nfs"),
+        )
         shares = tuple(
             _share(_table(table, f"shares.{name}"), name)
             for name, table in _table(data.get("shares", {}), "shares").items()

@@ -21,9 +21,10 @@ import msgspec
 import trio
 
 from cache.disk import Disk, OsDisk
+from exports.nfs import NfsServer
 from exports.server import Server
 from exports.smb import SmbServer
-from fusegw.clock import SystemClock, SystemEntropy
+from fusegw.clock import Clock, SystemClock, SystemEntropy
 from fusegw.config import GatewaySettings, VolumeSettings
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.process import Ready
@@ -41,6 +42,7 @@ SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop; codecs let go of it anyway."""
 DECODED_BYTES_MIN = 24 << 20
 """What each of several volumes may keep decoded: a reader's window and what is on its way."""
+UNIFIED_FSID = 0x6675736567770000
 
 _M_ARENA_MAX, _ARENAS_MAX = -8, 2
 _GC_THRESHOLDS = (20_000, 20, 50)
@@ -63,16 +65,16 @@ def run(settings: GatewaySettings, *, on_ready: Ready, disk: Disk | None = None)
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> None:
-    notices, entropy = Notices(), SystemEntropy()
+    notices, entropy, clock = Notices(), SystemEntropy(), SystemClock()
     sharing = Sharing(
-        _servers(settings),
+        _servers(settings, clock),
         settings.mountpoint,
         wanted=settings.shares,
         entropy=entropy,
         is_mounted=partial(_is_mounted, settings),
     )
     mount = Mount(settings, notices, sharing)
-    host = Host(SystemClock(), entropy, disk, mount.unmount, notices, sharing)
+    host = Host(clock, entropy, disk, mount.unmount, notices, sharing)
 
     def ready(*warnings: str) -> None:
         _settle_memory()
@@ -91,9 +93,24 @@ async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> No
         raise failure
 
 
-def _servers(settings: GatewaySettings) -> list[Server]:
+def _servers(settings: GatewaySettings, clock: Clock) -> list[Server]:
     """One for each protocol that shares may be offered over."""
-    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb")]
+    nfs = NfsServer(
+        settings.servers.nfs,
+        settings.servers_dir / "nfs",
+        mountpoint=settings.mountpoint,
+        fsid=_fsid(settings),
+        now_s=lambda: clock.time_ns() / 1e9,
+    )
+    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb"), nfs]
+
+
+def _fsid(settings: GatewaySettings) -> int:
+    """What NFS handles know the mount by: the same for the same volume on any host, and for all unified
+    mounts, in which the number of a node says which volume it is of."""
+    if settings.unified:
+        return UNIFIED_FSID
+    return int.from_bytes(settings.volumes[0].volume_id[:8], "big") | 1
 
 
 def _is_mounted(settings: GatewaySettings) -> bool:

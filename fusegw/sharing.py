@@ -152,6 +152,7 @@ class Sharing:
     def _merge(self, member: _Member, change: ShareChange) -> None:
         if isinstance(change, PutShare):
             self._check_free(member, change.share)
+            self._check_company(member, change.share)
         elif isinstance(change, PutUser):
             self._check_user(member, change.user)
         if isinstance(change, PutShare | RemoveShare):
@@ -175,6 +176,20 @@ class Sharing:
                     raise Exists(
                         f"volume {other.settings.volume!r} has a share {name!r}: choose another name"
                     )
+
+    def _check_company(self, member: _Member, share: Share) -> None:
+        """That no server refuses to serve it beside the others. What was refused before does not count: it
+        may be what is being mended, step by step."""
+        others = [
+            self._placed(other, one)
+            for other in self._members.values()
+            for one in other.rows.shares().values()
+            if other.settings.fixed_at is None and not (other is member and one.name == share.name)
+        ]
+        for server in self._servers:
+            why = server.refusal([*others, self._placed(member, share)])
+            if why and not server.refusal(others):
+                raise Invalid(why)
 
     def _check_user(self, member: _Member, user: User) -> None:
         for other in self._members.values():

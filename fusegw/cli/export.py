@@ -49,6 +49,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--anonymous-uid", type=int, help="NFS: the number taken instead.  [65534]"),
     click.option("--anonymous-gid", type=int, help="NFS: the group number taken instead.  [65534]"),
     click.option("--security", multiple=True, type=_choice(Security), help="NFS; may repeat.  [sys]"),
+    click.option(
+        "--acknowledge-forgeable-handles/--no-acknowledge-forgeable-handles",
+        "forgeable_handles",
+        default=None,
+        help="NFS: it lets others in than other shares do, which forged handles undo.  [no]",
+    ),
     click.option("--encryption", type=_choice(Encryption), help="SMB.  [auto: required beyond this host]"),
     click.option("--signing/--no-signing", default=None, help="SMB: refuse unsigned sessions.  [yes]"),
     click.option("--case", type=_choice(Case), help="SMB: whether A and a are one name.  [insensitive]"),

@@ -33,9 +33,7 @@ def settings(**more: Any) -> NfsSettings:
 def placed(directory: Path, name: str = "share", export_id: int = 257, **more: Any) -> Placed:
     """A share of `directory`, in which root is root unless `more` says otherwise."""
     share = Share(name=name, protocols=("nfs",), export_id=export_id, **({"squash": "none"} | more))
-    return Placed(
-        share=share, mountpoint=str(directory), directory=str(directory), read_only=share.read_only
-    )
+    return Placed(share=share, mountpoint=str(directory), directory=str(directory), read_only=share.read_only)
 
 
 def offer(*shares: Placed) -> Offer:
@@ -65,5 +63,3 @@ async def running(nfs: NfsServer, *, restarts: int = 0) -> None:
     with trio.fail_after(RUNNING_S):
         while (nfs.status.health.state, nfs.status.health.restarts) != ("running", restarts):
             await trio.sleep(0.02)
-
-

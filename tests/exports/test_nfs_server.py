@@ -48,8 +48,8 @@ def names(chosen: NfsSettings, share: str, source: str = "127.0.0.1") -> list[st
         return error.status
 
 
-def seen(chosen: NfsSettings, share: str, source: str = "127.0.0.1") -> "trio.abc.Awaitable":  # type: ignore
-    return trio.to_thread.run_sync(partial(names, chosen, share, source))
+async def seen(chosen: NfsSettings, share: str, source: str = "127.0.0.1") -> list[str] | int:
+    return await trio.to_thread.run_sync(partial(names, chosen, share, source))
 
 
 async def test_versions_3_to_4_2_are_served_on_loopback_alone(
@@ -83,7 +83,7 @@ async def test_changes_reach_it_without_a_restart(nfs: NfsServer, tree: Path, ch
             assert client.attributes(kept).kind == 2
         assert nfs.status.health.restarts == 0
         await nfs.apply(offer())
-        assert nfs.status.shares == ()
+        assert (nfs.status.shares, nfs.status.health.state) == ((), "stopped")
         await nfs.apply(offer(two))
         await running(nfs)
         assert await seen(chosen, "two") == ["in two"]
@@ -137,9 +137,10 @@ async def test_what_cannot_be_served_is_told_and_the_rest_is_served(
 
 
 async def test_unlike_shares_are_served_when_that_is_acknowledged(tmp_path: Path, tree: Path) -> None:
-    chosen = ganeshas.settings(forgeable_handles=True)
+    chosen = ganeshas.settings()
     nfs = ganeshas.server(tmp_path / "nfs", tree, chosen)
-    async with serving(nfs, placed(tree / "one"), placed(tree / "two", "unlike", 259, hosts=(OTHER,))):
+    unlike = placed(tree / "two", "unlike", 259, hosts=(OTHER,), forgeable_handles=True)
+    async with serving(nfs, placed(tree / "one"), unlike):
         assert nfs.status.problems == {}
         with Nfs3(chosen.port, chosen.mount_port, source=OTHER) as client:
             handle = client.walk(client.mount("/unlike"), "in two")
