@@ -180,7 +180,9 @@ class _Server:
             except Invalid as error:
                 await lines.send(protocol.encode_failure(error))
                 return
-            await lines.send(await self._answer(request, lines))
+            # The mount may be gone, and all of us cancelled, before umount(2) has returned to its caller.
+            with trio.CancelScope(shield=request.method == "shutdown"):
+                await lines.send(await self._answer(request, lines))
 
     def _refusal(self, uid: int) -> FusegwError | None:
         if uid not in (0, os.geteuid()):
