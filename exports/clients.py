@@ -62,7 +62,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
 def advise(share: Share, client: Client, reach: Reach) -> Advice:
     """How `client` uses the share. InvalidExport when it speaks none of the share's protocols."""
-    protocol = _protocol(share, client)
+    protocol = protocol_of(share, client)
     steps, notes = _CLIENTS[client](_Way(share, protocol, reach))
     return Advice(
         share=share.name,
@@ -249,7 +249,8 @@ _PREFERENCE: Mapping[Client, tuple[Protocol, ...]] = {
 }
 
 
-def _protocol(share: Share, client: Client) -> Protocol:
+def protocol_of(share: Share, client: Client) -> Protocol:
+    """The one that `client` uses. InvalidExport when it speaks none of the share's."""
     for protocol in _PREFERENCE[client]:
         if share.serves(protocol):
             return protocol

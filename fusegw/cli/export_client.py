@@ -5,7 +5,7 @@ import socket
 import click
 import msgspec
 
-from exports.clients import ANYBODY, Advice, Client, Reach, address_of, advise
+from exports.clients import ANYBODY, Advice, Client, Reach, address_of, advise, protocol_of
 from exports.errors import InvalidExport
 from exports.model import Share
 from fusegw.cli import output, shares
@@ -31,14 +31,16 @@ def show_advice(
 
 
 def _advice(site: Site, volume: str, share: Share, client: Client, address: str | None) -> Advice:
-    smb = site.config.servers.smb
+    smb, nfs = site.config.servers.smb, site.config.servers.nfs
+    listen = (nfs.listen,) if protocol_of(share, client) == "nfs" else smb.listen
     encrypted = share.encryption == "required" or (share.encryption == "auto" and not smb.is_local)
     members = tuple(user.name for user in shares.listing(site, volume).users)
     users = share.users or (() if share.groups else members)
     reach = Reach(
-        address=address or address_of(smb.listen, socket.getfqdn()),
+        address=address or address_of(listen, socket.getfqdn()),
         domain=smb.server_name,
         smb_port=smb.port,
+        nfs_port=nfs.port,
         encrypted=encrypted,
         user=users[0] if len(users) == 1 else ANYBODY,
     )

@@ -50,17 +50,19 @@ setup_packages() {
 }
 
 # The daemons behind shares run as children of the gateway; Debian's own units for them are never to start.
-SHARE_PACKAGES=(samba samba-vfs-modules smbclient libnss-wrapper)
-SHARE_UNITS=(smbd nmbd winbind samba-ad-dc)
+SHARE_PACKAGES=(samba samba-vfs-modules smbclient libnss-wrapper nfs-ganesha nfs-ganesha-vfs)
+SHARE_UNITS=(smbd nmbd winbind samba-ad-dc nfs-ganesha nfs-ganesha-lock)
 
 setup_shares() {
-  local fresh
+  local fresh units=("${SHARE_UNITS[@]}")
   mapfile -t fresh < <(missing_packages "${SHARE_PACKAGES[@]}" "$@")
   [ "${#fresh[@]}" -gt 0 ] || return 0
+  # nfs-ganesha brings rpcbind along; where it was before, somebody uses it.
+  [ -z "$(missing_packages rpcbind)" ] || units+=(rpcbind.service rpcbind.socket rpc-statd)
   setup_packages "${SHARE_PACKAGES[@]}" "$@"
   # Only right after the installation: somebody may have wanted them before, or unmask them later.
   if command -v systemctl >/dev/null; then
-    systemctl mask "${SHARE_UNITS[@]}" >/dev/null 2>&1 || say "could not mask ${SHARE_UNITS[*]}; see systemctl(1)"
+    systemctl mask "${units[@]}" >/dev/null 2>&1 || say "could not mask ${units[*]}; see systemctl(1)"
   fi
 }
 
