@@ -33,6 +33,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     nfs_port: int = NFS_PORT
     encrypted: bool = True
     """SMB: whether the share asks for encryption."""
+    local: bool = False
+    """Whether the server listens for this host only, whatever `address` says."""
     user: str = ANYBODY
     """Somebody who may connect over SMB."""
 
@@ -298,7 +300,7 @@ def _windows_notes(way: _Way) -> list[str]:
 
 
 def _general(share: Share, protocol: Protocol, reach: Reach) -> Iterator[str]:
-    if reach.address == "localhost" or names.is_loopback(reach.address):
+    if reach.local:
         yield f"only this host can connect: see listen in [{protocol}] of the configuration file"
     if share.hosts:
         yield f"only from: {', '.join(share.hosts)}"

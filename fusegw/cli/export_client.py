@@ -8,6 +8,7 @@ import msgspec
 from exports.clients import ANYBODY, Advice, Client, Reach, address_of, advise, protocol_of
 from exports.errors import InvalidExport
 from exports.model import Share
+from exports.names import is_loopback
 from fusegw.cli import output, shares
 from fusegw.cli.session import Site
 from fusegw.errors import Invalid
@@ -42,6 +43,7 @@ def _advice(site: Site, volume: str, share: Share, client: Client, address: str 
         smb_port=smb.port,
         nfs_port=nfs.port,
         encrypted=encrypted,
+        local=all(map(is_loopback, listen)),
         user=users[0] if len(users) == 1 else ANYBODY,
     )
     return advise(share, client, reach)

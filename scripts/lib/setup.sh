@@ -2,6 +2,7 @@
 #
 #   setup_packages PACKAGE...   Debian packages that are not there yet (root; services are not started)
 #   setup_shares PACKAGE...     what serves shares, and PACKAGE... besides; nothing of it listens by itself
+#   open_ports                  what listens beyond the loopback
 #   setup_python EXTRA...       the virtual environment .venv with the project in it, extras `test`, `lint`
 #   setup_fuse                  /dev/fuse can be opened
 #   setup_mount_helper          mount(8) finds us for -t fusegw and -t fuse.fusegw
@@ -10,6 +11,7 @@
 
 VENV=${FUSEGW_VENV:-$ROOT/.venv}
 PYTHON=${FUSEGW_PYTHON:-python3}
+POLICY=/usr/sbin/policy-rc.d
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { say "$@"; exit 1; }
@@ -25,10 +27,10 @@ missing_packages() {
 # apt-get install under a policy that starts no service: a storage host must not find new daemons listening.
 install_packages() (
   export DEBIAN_FRONTEND=noninteractive
-  if [ ! -e /usr/sbin/policy-rc.d ]; then
-    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-    chmod 755 /usr/sbin/policy-rc.d
+  if [ ! -e "$POLICY" ]; then
+    trap 'rm -f "$POLICY"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$POLICY"
+    chmod 755 "$POLICY"
   fi
   attempt() { apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"; }
   known() { [ "$(LC_ALL=C apt-cache policy "$@" 2>/dev/null | grep -c '^  Candidate: [^(]')" -eq $# ]; }
@@ -51,19 +53,35 @@ setup_packages() {
 
 # The daemons behind shares run as children of the gateway; Debian's own units for them are never to start.
 SHARE_PACKAGES=(samba samba-vfs-modules smbclient libnss-wrapper nfs-ganesha nfs-ganesha-vfs)
-SHARE_UNITS=(smbd nmbd winbind samba-ad-dc nfs-ganesha nfs-ganesha-lock)
+declare -A SHARE_UNITS=(
+  [samba]='smbd.service nmbd.service samba-ad-dc.service'
+  [winbind]='winbind.service'
+  [nfs-ganesha]='nfs-ganesha.service nfs-ganesha-lock.service'
+  [rpcbind]='rpcbind.service rpcbind.socket'
+  [nfs-common]='rpc-statd.service'
+)
 
 setup_shares() {
-  local fresh units=("${SHARE_UNITS[@]}")
+  local fresh package units=()
   mapfile -t fresh < <(missing_packages "${SHARE_PACKAGES[@]}" "$@")
   [ "${#fresh[@]}" -gt 0 ] || return 0
-  # nfs-ganesha brings rpcbind along; where it was before, somebody uses it.
-  [ -z "$(missing_packages rpcbind)" ] || units+=(rpcbind.service rpcbind.socket rpc-statd)
+  mapfile -t fresh < <(missing_packages "${!SHARE_UNITS[@]}")
   setup_packages "${SHARE_PACKAGES[@]}" "$@"
-  # Only right after the installation: somebody may have wanted them before, or unmask them later.
-  if command -v systemctl >/dev/null; then
-    systemctl mask "${units[@]}" >/dev/null 2>&1 || say "could not mask ${units[*]}; see systemctl(1)"
+  # Only what came just now, as a dependency too: somebody may want what was there before.
+  for package in $(comm -23 <(printf '%s\n' "${fresh[@]}") <(missing_packages "${!SHARE_UNITS[@]}")); do
+    read -ra units <<<"${units[*]} ${SHARE_UNITS[$package]}"
+  done
+  if [ "${#units[@]}" -gt 0 ] && command -v systemctl >/dev/null; then
+    systemctl mask --now "${units[@]}" >/dev/null 2>&1 || say "could not mask ${units[*]}; see systemctl(1)"
   fi
+}
+
+# Sockets of TCP that can be reached from other hosts, one per line: hexadecimal ADDRESS:PORT, as the kernel lists them.
+open_ports() {
+  cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | awk '
+    $4 == "0A" && $2 !~ /^(0000000000000000FFFF0000)?......7F:/ && $2 !~ /^00000000000000000000000001000000:/ {
+      print $2
+    }' | sort -u
 }
 
 # What the environment was made from; another answer means it has to be made again.

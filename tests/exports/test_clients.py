@@ -71,7 +71,9 @@ def test_where_clients_find_the_gateway() -> None:
     assert address_of(("lo",), "gw") == "127.0.0.1"
     assert address_of(("eth1", "192.0.2.10/24"), "gw") == "192.0.2.10"
     assert address_of(("0.0.0.0",), "gw") == address_of(("eth1", "lo"), "gw") == "gw"
-    assert any("only this host" in note for note in told("linux", Reach(address="::1", domain="D")).notes)
+    assert any(
+        "only this host" in note for note in told("linux", Reach(address="gw", domain="D", local=True)).notes
+    )
     with pytest.raises(InvalidExport):
         Reach(address="gw; reboot", domain="D")
 

@@ -4,6 +4,7 @@ Debian's and Python's tools are stand-ins on PATH that write down how they were 
 """
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -75,6 +76,62 @@ def test_nothing_is_installed_when_nothing_is_missing(bench: Bench) -> None:
     bench.fake("apt-get", '#!/bin/sh\necho "apt-get $*" >>"$CALLS"\n')
     bench.run("setup_packages fuse3")
     assert bench.calls() == []
+
+
+SHARES = {
+    "dpkg-query": """#!/bin/bash
+for name in "${@:3}"; do grep -qx "$name" "$INSTALLED" && echo "installed $name"; done; exit 1
+""",
+    # As Debian's does: a package that is installed starts its daemon if the policy lets it.
+    "apt-get": """#!/bin/bash
+echo "policy $("$POLICY"; echo $?)" >>"$CALLS"
+for word; do case $word in -*|install) ;; *) echo "$word" >>"$INSTALLED" ;; esac; done
+! grep -qx nfs-ganesha "$INSTALLED" || echo rpcbind >>"$INSTALLED"
+true
+""",
+    "apt-cache": "#!/bin/sh\nshift; for name; do echo '  Candidate: 1'; done\n",
+    "systemctl": '#!/bin/sh\necho "$*" >>"$CALLS"\n',
+}
+
+
+def install_shares(bench: Bench, installed: str) -> list[str]:
+    for name, text in SHARES.items():
+        bench.fake(name, text)
+    (bench.root / "installed").write_text(installed)
+    bench.run(
+        'export POLICY="$ROOT/policy-rc.d" INSTALLED="$ROOT/installed"; id() { echo 0; }; '
+        "setup_shares"
+    )
+    assert not (bench.root / "policy-rc.d").exists()
+    return bench.calls()
+
+
+def test_daemons_of_shares_are_not_started_and_stay_masked(bench: Bench) -> None:
+    policy, mask = install_shares(bench, "")
+    assert policy == "policy 101"
+    assert mask.startswith("mask --now ") and "smbd.service nmbd.service samba-ad-dc.service" in mask
+
+
+def test_a_daemon_that_came_along_is_masked_too(bench: Bench) -> None:
+    _, mask = install_shares(bench, "samba\n")
+    assert set(mask.split()[2:]) == {
+        *("nfs-ganesha.service", "nfs-ganesha-lock.service", "rpcbind.service", "rpcbind.socket")
+    }
+
+
+def test_a_daemon_that_was_there_before_is_left_alone(bench: Bench) -> None:
+    assert install_shares(bench, "samba\nnfs-ganesha\nrpcbind\n") == ["policy 101"]
+
+
+def test_ports_that_others_reach_are_seen(bench: Bench) -> None:
+    with socket.socket() as inside, socket.socket() as outside:
+        inside.bind(("127.0.0.1", 0))
+        outside.bind(("0.0.0.0", 0))
+        for one in (inside, outside):
+            one.listen()
+        ports = [line.rsplit(":")[-1] for line in bench.run("open_ports").split()]
+        assert f"{outside.getsockname()[1]:04X}" in ports
+        assert f"{inside.getsockname()[1]:04X}" not in ports
 
 
 def test_environment_is_made_once_and_again_when_its_sources_change(bench: Bench) -> None:
