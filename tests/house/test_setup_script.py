@@ -98,10 +98,7 @@ def install_shares(bench: Bench, installed: str) -> list[str]:
     for name, text in SHARES.items():
         bench.fake(name, text)
     (bench.root / "installed").write_text(installed)
-    bench.run(
-        'export POLICY="$ROOT/policy-rc.d" INSTALLED="$ROOT/installed"; id() { echo 0; }; '
-        "setup_shares"
-    )
+    bench.run('export POLICY="$ROOT/policy-rc.d" INSTALLED="$ROOT/installed"; id() { echo 0; }; setup_shares')
     assert not (bench.root / "policy-rc.d").exists()
     return bench.calls()
 
