@@ -104,7 +104,7 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
         try:
             if not source.read_only:
                 await trio.to_thread.run_sync(
-                    resume, metadata, cache, source.keys, source.store, source.entropy
+                    resume, metadata, cache, source.keys, source.store, source.entropy, source.clock
                 )
             async with trio.open_nursery() as nursery:
                 runtime = _build(source, metadata, cache, Health(source.clock), nursery)

@@ -3,6 +3,10 @@
 Every function works inside an operation's `Change`. A chunk lives while extents refer to it; with the last
 reference its row, its entry in the dedup index and its share of the pack's live bytes go. What then remains
 in a stored pack is for collection to free.
+
+A chunk whose bytes turn out to be damaged leaves the dedup index at once and is marked. When the same data
+is written again, or good bytes of it are found, it is sealed anew and the marked chunk moves there under its
+old number, so that every file that uses it is whole again.
 """
 
 from collections.abc import Callable
@@ -13,12 +17,13 @@ from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.errors import Corrupt
-from fusegw.meta.codec import encode_u64
+from fusegw.meta.codec import decode_u64, encode_u64
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
     COUNT_MAX,
+    DAMAGED,
     PACK,
     PACK_LOCAL,
     PACK_OPEN,
@@ -29,6 +34,7 @@ from fusegw.meta.schema import (
     Pack,
     PackLocal,
     chunk_key,
+    damaged_key,
     numbered,
 )
 
@@ -67,6 +73,7 @@ class Chunks:
         """Raw bytes of all chunks."""
         self.stored_bytes = self._metadata.number(STATE_STORED)
         """Sealed bytes of all chunks."""
+        self._any_damaged = next(self._metadata.scan(DAMAGED, b"", b"\xff" * 25), None) is not None
 
     def find(self, change: Change, chunk_id: bytes) -> int | None:
         """The number of a chunk with this id that can take one more reference, None when there is none."""
@@ -84,7 +91,13 @@ class Chunks:
         return chunk
 
     def add(self, change: Change, chunk: Chunk) -> int:
-        """Enter a chunk that was just sealed; its count must be 0 until `refer`. Returns its number."""
+        """Enter a chunk that was just sealed; its count must be 0 until `refer`. Returns its number.
+
+        Damaged chunks of the same data move to its place, and it is one of them then.
+        """
+        healed = self._heal(change, chunk) if self._any_damaged else None
+        if healed is not None:
+            return healed
         number = numbered(self._epoch, next(self._next))
         change.put(CHUNK, number, chunk)
         change.put(CHUNK_ID, chunk_key(chunk.chunk_id), number)
@@ -122,19 +135,43 @@ class Chunks:
         key = chunk_key(chunk.chunk_id)
         if change.get(CHUNK_ID, key) == number:
             change.delete(CHUNK_ID, key)
+        elif self._any_damaged:
+            _unmark(change, number, chunk)
         self._leave(change, chunk)
 
     def move(self, change: Change, number: int, chunk: Chunk) -> None:
-        """The chunk was sealed anew elsewhere: `chunk` is its row with the new place."""
+        """The chunk was sealed anew elsewhere: `chunk` is its row with the new place.
+
+        From there it can be referred to again, if it had left the dedup index.
+        """
         self._leave(change, self.row(change, number))
         self._arrive(change, number, chunk)
         change.put(CHUNK, number, chunk)
+        key = chunk_key(chunk.chunk_id)
+        indexed = change.get(CHUNK_ID, key)
+        if indexed is None or indexed < number:
+            change.put(CHUNK_ID, key, number)
+        if self._any_damaged:
+            _unmark(change, number, chunk)
 
     def distrust(self, change: Change, number: int) -> None:
-        """The chunk's bytes are damaged: the next write of the same data stores them anew."""
-        key = chunk_key(self.row(change, number).chunk_id)
-        if change.get(CHUNK_ID, key) == number:
-            change.delete(CHUNK_ID, key)
+        """The chunk's bytes are damaged: the next write of the same data stores them anew, for it too."""
+        self._any_damaged = True
+        mark_damaged(change, number, self.row(change, number).chunk_id, self._clock)
+
+    def _heal(self, change: Change, chunk: Chunk) -> int | None:
+        """Move the damaged chunks with this data to the place of `chunk`; the newest of them, None without
+        any."""
+        newest = None
+        prefix = chunk_key(chunk.chunk_id)
+        low, high = prefix, prefix + b"\xff" * 9
+        for key, _ in list(change.scan(DAMAGED, low, high)):
+            number = decode_u64(key[len(prefix) :])
+            row = self.row(change, number)
+            if row.chunk_id == chunk.chunk_id:
+                self.move(change, number, replace(chunk, count=row.count))
+                newest = number
+        return newest
 
     def _arrive(self, change: Change, number: int, chunk: Chunk) -> None:
         """The chunk lies in its pack now, which is entered with its first one."""
@@ -164,3 +201,18 @@ class Chunks:
         self.stored_bytes += stored
         change.put(STATE, STATE_UNIQUE, encode_u64(self.unique_bytes))
         change.put(STATE, STATE_STORED, encode_u64(self.stored_bytes))
+
+
+def mark_damaged(change: Change, number: int, chunk_id: bytes, clock: Clock) -> None:
+    """Take the chunk out of the dedup index, and remember that its data is to be had anew."""
+    key = chunk_key(chunk_id)
+    if change.get(CHUNK_ID, key) == number:
+        change.delete(CHUNK_ID, key)
+    if change.get(DAMAGED, damaged_key(chunk_id, number)) is None:
+        change.put(DAMAGED, damaged_key(chunk_id, number), clock.time_ns())
+
+
+def _unmark(change: Change, number: int, chunk: Chunk) -> None:
+    key = damaged_key(chunk.chunk_id, number)
+    if change.get(DAMAGED, key) is not None:
+        change.delete(DAMAGED, key)

@@ -14,6 +14,8 @@ place.
 | pack       | pack number             | `Pack`                                         |
 | reap       | inode                   | unlinked inodes whose data is still to be freed|
 | gateway    | name                    | what the gateway is besides its files          |
+| damaged    | id's first 16 bytes and | when it was found (ns since 1970): the chunk's |
+|            | chunk number            | bytes are damaged or lost in the store         |
 | pack_local | pack number             | `PackLocal`                                    |
 | local      | name                    | `LOCAL_*`                                      |
 | log_tail   | commit number           | `Commit`: what the log does not have yet       |
@@ -25,7 +27,9 @@ Invariants: the extents of a file cover [0, size) exactly, holes included (`chun
 the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it and a chunk without
 references has no row; `Pack.live` and `Pack.live_bytes` count the chunks that lie in it; every dirent has
 its position row and the other way round; a directory's `entries` counts its dirents and `nlink` is 2 plus
-its subdirectories; cookies 0–2 are never given out and a cookie never comes back in the same directory.
+its subdirectories; cookies 0–2 are never given out and a cookie never comes back in the same directory;
+a chunk in `damaged` has its row and is not in the dedup index, so that the next write of the same data
+stores it anew, and then under this same number.
 
 Chunk and pack numbers carry the epoch that made them (`numbered`), so no number is ever used twice.
 """
@@ -401,6 +405,14 @@ GATEWAY: Table[bytes, bytes] = Table(
     encode_value=identity,
     decode_value=lambda _, row: row,
 )
+DAMAGED: Table[bytes, int] = Table(
+    "damaged",
+    code=12,
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=encode_u64,
+    decode_value=lambda _, row: decode_u64(row),
+)
 LOCAL: Table[bytes, bytes] = Table(
     "local",
     encode_key=identity,
@@ -425,6 +437,7 @@ LOG_SEALED: Table[int, Sealed] = Table(
 
 LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, REAP, GATEWAY,
+    DAMAGED,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
 TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED)
@@ -435,3 +448,8 @@ RESERVED_TABLES = ("snapshot", "history")
 def chunk_key(chunk_id: bytes) -> bytes:
     """The dedup index's key of a chunk id; the whole id is compared with the chunk's row."""
     return chunk_id[:16]
+
+
+def damaged_key(chunk_id: bytes, number: int) -> bytes:
+    """The key of a damaged chunk: those with the same data are neighbours."""
+    return chunk_key(chunk_id) + encode_u64(number)

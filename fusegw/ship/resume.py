@@ -11,12 +11,12 @@ import logging
 from msgspec.structs import replace
 
 from cache import PackCache
-from fusegw.clock import Entropy
+from fusegw.clock import Clock, Entropy
 from fusegw.errors import NotFound
+from fusegw.meta.chunks import mark_damaged
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
-    CHUNK_ID,
     EPOCH_SHIFT,
     PACK,
     PACK_CLOSED,
@@ -24,7 +24,6 @@ from fusegw.meta.schema import (
     PACK_NUMBER_END,
     PACK_OPEN,
     PackLocal,
-    chunk_key,
     numbered,
 )
 from fusegw.packs.format import Location, PackInfo, PackKeys, object_key
@@ -45,12 +44,17 @@ def unstored_names(metadata: Metadata) -> set[str]:
 
 
 def resume(
-    metadata: Metadata, cache: PackCache, keys: PackKeys, store: ObjectStore, entropy: Entropy
+    metadata: Metadata,
+    cache: PackCache,
+    keys: PackKeys,
+    store: ObjectStore,
+    entropy: Entropy,
+    clock: Clock,
 ) -> None:
     """Bring all unstored packs to "closed" or "stored". Blocking; commits; before anything else runs."""
     for number, local in list(metadata.scan(PACK_LOCAL, 0, PACK_NUMBER_END)):
         if local.state == PACK_OPEN:
-            _close(metadata, cache, keys, entropy, number, local)
+            _close(metadata, cache, keys, entropy, clock, number, local)
         else:
             _look_for(metadata, cache, store, number)
     if metadata.freeze():
@@ -59,7 +63,13 @@ def resume(
 
 
 def _close(
-    metadata: Metadata, cache: PackCache, keys: PackKeys, entropy: Entropy, number: int, local: PackLocal
+    metadata: Metadata,
+    cache: PackCache,
+    keys: PackKeys,
+    entropy: Entropy,
+    clock: Clock,
+    number: int,
+    local: PackLocal,
 ) -> None:
     pack = metadata.get(PACK, number)
     assert pack is not None, "a local pack has a row"
@@ -80,8 +90,7 @@ def _close(
         for chunk, (chunk_id, place) in committed.items():
             if place.record in lost:
                 log.error("pack %s lost record %d (chunk %s)", info.name, place.record, chunk_id.hex())
-                if change.get(CHUNK_ID, chunk_key(chunk_id)) == chunk:
-                    change.delete(CHUNK_ID, chunk_key(chunk_id))
+                mark_damaged(change, chunk, chunk_id, clock)
 
 
 def _committed(metadata: Metadata, number: int, first_chunk: int) -> dict[int, tuple[bytes, Location]]:

@@ -208,20 +208,30 @@ class Reading:
                 load.error = error
         except (FusegwError, OSError):
             for (number, load), ref in zip(loads.items(), refs, strict=True):
-                try:
-                    await self._fetch({number: load}, [ref])
-                except NotFound as error:
-                    load.error = Corrupt(f"a pack is missing, restore it from another copy: {error}")
-                    self._damaged(number, ref, load.error)
-                except Corrupt as error:
-                    load.error = error
-                    self._damaged(number, ref, error)
-                except (FusegwError, OSError) as error:
-                    load.error = error
+                await self._load_alone(number, load, ref)
         finally:
             for number, load in loads.items():
                 self._loads.pop(number, None)
                 load.done.set()
+
+    async def _load_alone(self, number: int, load: _Load, ref: ChunkRef) -> None:
+        """Damage counts only where the chunk lies: it may have been moved while it was being fetched."""
+        while load.raw is None:
+            load.error = None
+            try:
+                await self._fetch({number: load}, [ref])
+            except NotFound as error:
+                load.error = Corrupt(f"a pack is missing, restore it from another copy: {error}")
+            except (FusegwError, OSError) as error:
+                load.error = error
+            if not isinstance(load.error, Corrupt):
+                return
+            now = self._reference_if_any(number)
+            if now is None or now == ref:
+                if now is not None:
+                    self._damaged(number, load.error)
+                return
+            ref = now
 
     async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
         """What is here is handed out before the store is asked for the rest."""
@@ -265,13 +275,13 @@ class Reading:
                 _, old = self._decoded.popitem(last=False)
                 self._decoded_bytes -= len(old)
 
-    def _damaged(self, number: int, ref: ChunkRef, error: Corrupt) -> None:
+    def _reference_if_any(self, number: int) -> ChunkRef | None:
+        return None if self._metadata.get(CHUNK, number) is None else self._reference(number)
+
+    def _damaged(self, number: int, error: Corrupt) -> None:
         log.error(
             "a chunk is damaged in cache and store, the next write of the same data replaces it: %s", error
         )
-        if self._read_only:
-            return
-        with self._metadata.change() as change:
-            chunk = change.get(CHUNK, number)
-            if chunk is not None and chunk.chunk_id == ref.chunk_id:
+        if not self._read_only:
+            with self._metadata.change() as change:
                 self._chunks.distrust(change, number)

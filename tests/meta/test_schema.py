@@ -15,6 +15,7 @@ from fusegw.meta.codec import Table
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    DAMAGED,
     DIRENT,
     EXTENT,
     GATEWAY,
@@ -105,6 +106,7 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "pack": (PACK, u64, _packs),
     "reap": (REAP, ids, u64),
     "gateway": (GATEWAY, names, st.binary(max_size=300)),
+    "damaged": (DAMAGED, st.binary(min_size=24, max_size=24), u64),
     "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "local": (LOCAL, names, st.binary(max_size=300)),
     "log_tail": (LOG_TAIL, u64, st.builds(Commit, time_ns, st.binary(max_size=300))),

@@ -7,6 +7,7 @@ from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    DAMAGED,
     DIRENT,
     EXTENT,
     HOLE,
@@ -20,6 +21,7 @@ from fusegw.meta.schema import (
     STATE_STORED,
     STATE_UNIQUE,
     chunk_key,
+    damaged_key,
 )
 
 _END = 1 << 62
@@ -50,6 +52,10 @@ def check_index(metadata: Metadata) -> None:
     assert {number: chunk.count for number, chunk in chunks.items()} == dict(references)
     for key, number in metadata.scan(CHUNK_ID, b"", b"\xff" * 17):
         assert chunk_key(chunks[number].chunk_id) == key
+        assert metadata.get(DAMAGED, damaged_key(chunks[number].chunk_id, number)) is None
+    for key, _ in metadata.scan(DAMAGED, b"", b"\xff" * 25):
+        number = int.from_bytes(key[16:], "big")
+        assert damaged_key(chunks[number].chunk_id, number) == key
     live = Counter(chunk.pack for chunk in chunks.values())
     live_bytes: Counter[int] = Counter()
     for chunk in chunks.values():

@@ -1,0 +1,130 @@
+"""What damage in the store takes away comes back with the next write of the same data, in old files too."""
+
+from pathlib import Path
+
+import pytest
+
+from fusegw.assembly import Runtime
+from fusegw.clock import SystemClock
+from fusegw.errors import Corrupt
+from fusegw.meta import chunks
+from fusegw.meta.schema import CHUNK, DAMAGED, PACK_NUMBER_END, ROOT_INODE
+from fusegw.store.memory import MemoryStore
+from tests.faults.support import content, forget_cached, read_file, source, until, volume, write_file
+from tests.model.invariants import check_index
+
+DATA = content(1, 300_000)
+
+
+def lose_packs(store: MemoryStore) -> list[str]:
+    """Delete every pack that is there now."""
+    keys = [info.key for info in store.list("packs/")]
+    store.delete(keys)
+    return keys
+
+
+def marked(runtime: Runtime) -> int:
+    return len(list(runtime.metadata.scan(DAMAGED, b"", b"\xff" * 25)))
+
+
+def chunk_count(runtime: Runtime) -> int:
+    return len(list(runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)))
+
+
+async def poisoned(runtime: Runtime, store: MemoryStore) -> None:
+    """A file whose packs are gone, which a read has found out."""
+    await write_file(runtime, b"old", DATA)
+    await runtime.volume.barrier()
+    lose_packs(store)
+    forget_cached(runtime)
+    with pytest.raises(Corrupt, match="missing"):
+        await read_file(runtime, b"old")
+
+
+async def test_the_same_data_written_again_makes_the_old_file_whole(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await poisoned(runtime, store)
+        before = chunk_count(runtime)
+        assert 0 < marked(runtime) <= before
+        # A read stops at the first chunk it misses: the others are found one by one.
+        while marked(runtime) < before:
+            forget_cached(runtime)
+            for offset in range(0, len(DATA), 10_000):
+                inode = runtime.volume.namespace.lookup(ROOT_INODE, b"old")
+                assert inode is not None
+                with pytest.raises(Corrupt):
+                    await runtime.volume.files.read(inode.ino, offset, 10_000)
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        assert marked(runtime) == 0
+        assert chunk_count(runtime) == before, "the old chunks moved, no others came"
+        forget_cached(runtime)
+        assert await read_file(runtime, b"old") == DATA
+        assert await read_file(runtime, b"new") == DATA
+        check_index(runtime.metadata)
+    async with volume(source(tmp_path / "elsewhere", store)) as runtime:
+        assert await read_file(runtime, b"old") == DATA
+        check_index(runtime.metadata)
+
+
+async def test_with_the_dedup_index_left_alone_the_old_file_stays_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: new copies refer to what is gone, and are lost with it."""
+    monkeypatch.setattr(chunks, "mark_damaged", lambda *args: None)
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await poisoned(runtime, store)
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        forget_cached(runtime)
+        for name in (b"old", b"new"):
+            with pytest.raises(Corrupt):
+                await read_file(runtime, name)
+
+
+async def test_marks_outlive_a_restart_and_go_with_their_chunk(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await poisoned(runtime, store)
+        count = marked(runtime)
+        await runtime.volume.barrier()
+    async with volume(source(tmp_path, store)) as runtime:
+        assert marked(runtime) == count
+        check_index(runtime.metadata)
+        runtime.volume.namespace.unlink(ROOT_INODE, b"old")
+        await until(lambda: runtime.volume.reap_backlog == 0)
+        assert marked(runtime) == 0
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        forget_cached(runtime)
+        assert await read_file(runtime, b"new") == DATA
+        check_index(runtime.metadata)
+
+
+async def test_a_chunk_that_moved_while_it_was_read_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await write_file(runtime, b"old", DATA)
+        await runtime.volume.barrier()
+        old = lose_packs(store)
+        with runtime.metadata.change() as change:
+            for number, _ in list(runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)):
+                runtime.chunks.distrust(change, number)
+        stale = {
+            number: runtime.reading._reference(number)
+            for number, _ in runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)
+        }
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        assert not set(old) & {info.key for info in store.list("packs/")}
+        forget_cached(runtime)
+        real = runtime.reading._reference
+        monkeypatch.setattr(
+            runtime.reading, "_reference", lambda number: stale.pop(number, None) or real(number)
+        )
+        assert await read_file(runtime, b"old") == DATA
+        assert not stale and marked(runtime) == 0
