@@ -80,6 +80,7 @@ back_up_over_nfs() {
   local name=${SOURCE##*/}.tar
   say "putting it through the share by nfs-cp, and comparing what comes back"
   tar -C "$SOURCE" -cf "$DEMO/$name" .
+  rm -f "$MOUNTPOINT/over-nfs/$name" # nfs-cp replaces nothing
   nfs-cp "$DEMO/$name" "$(nfs_url "$name")" >/dev/null
   nfs-cat "$(nfs_url "$name")" | cmp - "$DEMO/$name"
   rm "$DEMO/$name"
