@@ -15,8 +15,10 @@ from typing import Literal
 
 import msgspec
 
+from fusegw.check.damages import LOG, Damage, Damages
+from fusegw.check.packs import check_packs
 from fusegw.clock import Clock
-from fusegw.drill.check import Check, Damages, Figures, check_packs
+from fusegw.drill.check import Check, Figures
 from fusegw.drill.place import private_directory
 from fusegw.drill.sample import Sample, Size
 from fusegw.errors import Corrupt, Invalid, NotFound
@@ -31,12 +33,6 @@ from fusegw.ship.recover import Progress, Recovered, recover
 from fusegw.ship.segment import object_key
 from fusegw.store.base import ObjectStore
 from fusegw.store.readonly import ReadOnlyStore
-from fusegw.vfs.paths import Paths
-
-PATHS_MAX = 20
-"""Files that are named for one object."""
-LOG = "log"
-"""Stands for an object that the problem names."""
 
 OnProgress = Callable[[str, float, float | None], None]
 """Gets what is being done, how much of it, and how much there is (None: not known)."""
@@ -51,19 +47,6 @@ class Held(msgspec.Struct, frozen=True):
     """The newest segment that it had shipped: the store must contain it. None before the first."""
     oldest_unshipped_s: float | None
     """Age of the oldest change that is not in the store; None when all are."""
-
-
-class Damage(msgspec.Struct, frozen=True):
-    """One object that is not as it must be."""
-
-    object: str
-    """Its key; a checkpoint's folder; "index" for what the recovered metadata itself says; "log"
-    where the problem names the object."""
-    problem: str
-    files: list[str]
-    """Paths that need it, as far as they are listed."""
-    places: int
-    """Extents that need it, of the files looked at."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -147,11 +130,11 @@ def run(drill: Drill, on_progress: OnProgress = lambda what, done, total: None) 
                 report.metadata_bytes = metadata.used_bytes
                 with metadata.view() as view:
                     _check_data(drill, view, report, damages, on_progress)
-                    report.damage = _named(view, damages)
+                    report.damage = damages.named(view)
             finally:
                 metadata.close()
         else:
-            report.damage = [Damage(key, found.problem, [], 0) for key, found in damages.found.items()]
+            report.damage = damages.unnamed()
     report.whole = not report.damage
     report.drill_s = drill.clock.monotonic() - drill.begun
     return report
@@ -236,7 +219,7 @@ def _judge_checkpoints(finished: set[str], recovered: Recovered, report: Report,
 def _check_data(drill: Drill, view: View, report: Report, damages: Damages, on_progress: OnProgress) -> None:
     store = ReadOnlyStore(drill.store)
     on_progress("looking for packs", 0, None)
-    report.packs = check_packs(view, store, damages)
+    report.packs = check_packs(view, store, damages).needed
     on_progress("choosing files", 0, None)
     sample = Sample(view, drill.size, drill.seed)
     begun = drill.clock.monotonic()
@@ -259,17 +242,3 @@ def _check_data(drill: Drill, view: View, report: Report, damages: Damages, on_p
         report.read_rate_bytes_s = figures.fetched_bytes / elapsed if elapsed > 0 else None
     if report.read_rate_bytes_s and report.rto_index_s is not None:
         report.rto_everything_s = report.rto_index_s + report.stored_bytes / report.read_rate_bytes_s
-
-
-def _named(view: View, damages: Damages) -> list[Damage]:
-    """With paths in the place of inodes."""
-    inodes = {ino for found in damages.found.values() for ino in found.inodes}
-    paths = Paths(view, inodes) if inodes else None
-    damage = []
-    for key, found in sorted(damages.found.items()):
-        names: list[str] = []
-        for ino in sorted(found.inodes):
-            if paths is not None and len(names) < PATHS_MAX:
-                names += paths.texts(ino) or [f"inode {ino}, which has no name"]
-        damage.append(Damage(key, found.problem, names[:PATHS_MAX], found.suffering))
-    return damage

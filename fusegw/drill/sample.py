@@ -5,13 +5,13 @@ sample, so the same seed and the same index give the same files, and adding file
 file that is larger than its share some pieces are chosen in the same way.
 """
 
-import hashlib
 import heapq
 from collections.abc import Iterator
 from math import ceil
 
 import msgspec
 
+from fusegw.check.draw import WHOLE, draw
 from fusegw.errors import Invalid
 from fusegw.meta.schema import INODE, STATE, STATE_FILES, Inode
 from fusegw.meta.view import View
@@ -21,7 +21,6 @@ FILES_MIN = 100
 """A percentage never means fewer files than this."""
 BYTES_MAX = 1 << 30
 _SHARE_PARTS = 16
-_WHOLE = 1 << 64
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -70,8 +69,8 @@ class Sample:
         """Whether this piece of a file of the sample is read."""
         if self._chosen is None or inode.allocated <= self._share_bytes:
             return True
-        draw = _draw(self._seed, inode.ino, piece.offset)
-        return draw * inode.allocated < _WHOLE * self._share_bytes
+        drawn = draw(self._seed, inode.ino, piece.offset)
+        return drawn * inode.allocated < WHOLE * self._share_bytes
 
     def _count(self) -> tuple[int, int]:
         files = nbytes = 0
@@ -89,7 +88,7 @@ class Sample:
                 continue
             self.files_total += 1
             self.bytes_total += inode.allocated
-            entry = (-_draw(self._seed, inode.ino), inode.ino, inode)
+            entry = (-draw(self._seed, inode.ino), inode.ino, inode)
             if len(heap) < bound:
                 heapq.heappush(heap, entry)
             elif entry > heap[0]:
@@ -123,9 +122,3 @@ def parse_size(text: str, bytes_max: int) -> Size:
     if percent:
         return Size(share=value / 100, bytes_max=bytes_max)
     return Size(files=int(value), bytes_max=bytes_max)
-
-
-def _draw(*numbers: int) -> int:
-    """64 bits that stand for these numbers."""
-    text = b"".join([number.to_bytes(16, "big", signed=True) for number in numbers])
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

@@ -291,7 +291,11 @@ class Metadata:
             self._keep_reserve()
 
     def saved(self) -> None:
-        """After `save`: readers see LMDB's new state, the frozen set is done with."""
+        """After `save`: readers see LMDB's new state, the frozen set is done with.
+
+        Places of readers in other processes that ended without leaving are freed: they would hold pages.
+        """
+        self._env.reader_check()
         self._reader.abort()
         self._reader = self._env.begin(buffers=False)
         if self._frozen is not None:

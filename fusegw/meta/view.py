@@ -2,7 +2,7 @@
 
 A view knows the number of the commit it shows, so what is read from it belongs to exactly that place of the
 volume's history. It may be used from any thread, by one at a time. While it is open LMDB cannot use the pages
-again that were freed since, so it must be closed.
+again that were freed since, so it must be closed. A table that an older index does not have is empty.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from zlib import crc32
 
+import lmdb
+
+from fusegw.errors import Corrupt
 from fusegw.meta.codec import Table
 from fusegw.meta.schema import LOCAL, LOCAL_HEAD, LOG_TAIL, Head, decode_head
 
@@ -31,8 +34,13 @@ class View:
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, None when there is none."""
+        if table.name not in self._databases:
+            return None
         raw_key = table.encode_key(key)
-        stored = self._transaction.get(raw_key, db=self._databases[table.name])
+        try:
+            stored = self._transaction.get(raw_key, db=self._databases[table.name])
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
         return None if stored is None else table.decode(key, raw_key, stored)
 
     def rows(self, table: Table[K, V], start: K | None = None) -> Iterator[tuple[K, V]]:
@@ -43,9 +51,14 @@ class View:
 
     def stored(self, table: Table[Any, Any], start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """All rows in order as they are stored, unchecked."""
-        with self._transaction.cursor(db=self._databases[table.name]) as cursor:
-            if cursor.set_range(start) if start is not None else cursor.first():
-                yield from cursor.iternext()
+        if table.name not in self._databases:
+            return
+        try:
+            with self._transaction.cursor(db=self._databases[table.name]) as cursor:
+                if cursor.set_range(start) if start is not None else cursor.first():
+                    yield from cursor.iternext()
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
 
     def checked(self, table: Table[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
         """All rows in order as they are stored; Corrupt at the first whose checksum does not fit."""
@@ -57,6 +70,8 @@ class View:
 
     def count(self, table: Table[Any, Any]) -> int:
         """How many rows there are."""
+        if table.name not in self._databases:
+            return 0
         rows: int = self._transaction.stat(db=self._databases[table.name])["entries"]
         return rows
 
@@ -75,3 +90,7 @@ class View:
     def _last(self, table: Table[int, Any]) -> int:
         with self._transaction.cursor(db=self._databases[table.name]) as cursor:
             return table.decode_key(cursor.key()) if cursor.last() else 0
+
+
+def _unreadable(table: Table[Any, Any], error: Exception) -> Corrupt:
+    return Corrupt(f"table {table.name!r} of the metadata index cannot be read: {error}")

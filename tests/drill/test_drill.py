@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fusegw.check.damages import Damage
 from fusegw.clock import SystemClock
-from fusegw.drill.run import Damage, Drill, Held, Report, held_by_index, run
+from fusegw.drill.run import Drill, Held, Report, held_by_index, run
 from fusegw.drill.sample import EVERYTHING, Size
 from fusegw.errors import Denied, Unavailable
 from fusegw.meta.schema import ROOT_INODE, Head
@@ -122,7 +123,7 @@ async def test_without_verifying_a_flipped_byte_would_pass(
     data[HEADER_SIZE + 100] ^= 1
     stored.put(key, bytes(data))
     monkeypatch.setattr(
-        "fusegw.drill.check.read_pieces", lambda reader, pieces: [bytes(piece.length) for piece in pieces]
+        "fusegw.check.reading.read_pieces", lambda reader, pieces: [bytes(piece.length) for piece in pieces]
     )
     assert stored.drill().whole
 

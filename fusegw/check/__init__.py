@@ -1,0 +1,1 @@
+"""Whether a volume is whole: its index, the packs in its store, the log. See `fusegw.check.run`."""

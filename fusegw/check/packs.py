@@ -1,0 +1,73 @@
+"""The packs that the index needs against the list of those in the store, and who needs what is missing.
+
+A pack that is on its way (it has a local row) need not be there yet; one without living chunks need not be
+there any more.
+"""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from fusegw.check.damages import Damages
+from fusegw.meta.schema import CHUNK, EXTENT, PACK, PACK_LOCAL
+from fusegw.meta.view import View
+from fusegw.packs.format import object_key
+from fusegw.store.base import ObjectStore
+
+
+class Packs(msgspec.Struct):
+    """What comparing the lists gave."""
+
+    needed: int = 0
+    """That living chunks lie in, and that must be in the store."""
+    unknown: int = 0
+    """Objects that the index does not know: of a crash, or of another writer; collection frees them."""
+    unknown_bytes: int = 0
+    broken: dict[int, str] = {}
+    """Keys of those that are missing, or of another size, by pack number."""
+    missing: set[int] = set()
+    """Of them, those that are not there at all."""
+
+
+def compare_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
+    """Blocking: one listing. Raises what the store raises."""
+    local = {number for number, _ in view.rows(PACK_LOCAL)}
+    known = set()
+    needed = {}
+    for number, pack in view.rows(PACK):
+        key = object_key(pack.pack_id)
+        if pack.live and number not in local:
+            needed[key] = (number, pack.size)
+        else:
+            known.add(key)
+    found = Packs(needed=len(needed))
+    for info in store.list("packs/"):
+        number, size = needed.pop(info.key, (0, 0))
+        if number and info.size != size:
+            damages.of(info.key, f"object {info.key} has {info.size} bytes, {size} were written")
+            found.broken[number] = info.key
+        elif not number and info.key not in known:
+            found.unknown += 1
+            found.unknown_bytes += info.size
+    for key, (number, _) in needed.items():
+        damages.of(key, f"object {key} is missing from {store.url}")
+        found.broken[number] = key
+        found.missing.add(number)
+    return found
+
+
+def check_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
+    """`compare_packs`, and the files that need a broken one."""
+    found = compare_packs(view, store, damages)
+    if found.broken:
+        chunks = {number: chunk.pack for number, chunk in view.rows(CHUNK) if chunk.pack in found.broken}
+        for ino, chunk in suffering(view, chunks.__contains__):
+            damages.of(found.broken[chunks[chunk]], "").needed_by(ino)
+    return found
+
+
+def suffering(view: View, is_broken: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+    """(inode, chunk number) of every extent that refers to a broken chunk."""
+    for (ino, _), extent in view.rows(EXTENT):
+        if is_broken(extent.chunk):
+            yield ino, extent.chunk

@@ -1,0 +1,75 @@
+"""The index of a volume for another process than its gateway's: read only, beside whatever writes it.
+
+LMDB lets any number of processes read; each view is one commit, and who writes does not wait. A process that
+is killed leaves its place in LMDB's table of readers behind, which the gateway frees (`Metadata.saved`).
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import lmdb
+
+from fusegw.errors import Corrupt, Denied, NotFound, UnknownFormat
+from fusegw.meta import schema
+from fusegw.meta.view import View
+
+
+class IndexBeside:
+    """An index that this process only reads; one at a time per directory and process."""
+
+    def __init__(self, directory: Path, *, map_size_bytes: int = 1 << 40) -> None:
+        """NotFound when there is none, Denied, Corrupt, UnknownFormat."""
+        if not (directory / "data.mdb").exists():
+            raise NotFound(f"there is no metadata index in {directory}: mount the volume first")
+        try:
+            self._env = lmdb.open(
+                str(directory),
+                map_size=map_size_bytes,
+                max_dbs=32,
+                readonly=True,
+                create=False,
+                readahead=False,
+                max_spare_txns=0,
+            )
+        except (lmdb.ReadonlyError, PermissionError) as error:
+            raise Denied(f"metadata index {directory} cannot be read: {error}") from None
+        except lmdb.Error as error:
+            raise Corrupt(f"metadata index {directory} cannot be opened: {error}") from None
+        self._databases: dict[str, Any] = {}
+        try:
+            for table in schema.TABLES:
+                try:
+                    self._databases[table.name] = self._env.open_db(table.name.encode(), create=False)
+                except lmdb.NotFoundError:
+                    pass  # Written before there was this table: it has no rows.
+            with self.view() as view:
+                stored = view.get(schema.STATE, schema.STATE_SCHEMA)
+            found = int.from_bytes(stored or b"", "big")
+            if found != schema.SCHEMA_VERSION:
+                raise UnknownFormat(
+                    f"metadata index {directory} has schema {found}, this fusegw knows "
+                    f"{schema.SCHEMA_VERSION}: use the fusegw that wrote it"
+                )
+        except lmdb.Error as error:
+            self._env.close()
+            raise Corrupt(f"metadata index {directory} is damaged: {error}") from None
+        except BaseException:
+            self._env.close()
+            raise
+
+    def view(self) -> View:
+        """The newest commit; close it."""
+        return View(self._env, self._databases)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
