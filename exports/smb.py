@@ -2,8 +2,8 @@
 
 A change is applied in this order: the new configuration is written beside the old one and checked → accounts
 and check program take their places → the configuration takes its place → smbd is started, or told to read it
-again → sessions in shares that went away, or let in others than before, are ended. Sessions in other shares
-go on. When the check fails, everything is as before.
+again → sessions in shares that somebody may be in who could not come in now are ended. Others go on. When
+the check fails, everything is as before.
 
 smbd starts helpers for the listing of shares, which leave its process group; they end by themselves when
 they have been idle, and are ended here with it.
@@ -14,16 +14,18 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 import trio
 
 from exports import accounts, tools
 from exports.errors import ExportError, ToolFailed
+from exports.model import User
 from exports.server import Offer, Placed, check_directory
 from exports.settings import SmbSettings
-from exports.smbconf import Places, render, render_check
+from exports.smbconf import Places, allowed, render, render_check, rules
 from exports.status import ServerStatus
 from exports.supervisor import Command, Supervisor
 
@@ -55,8 +57,8 @@ class SmbServer:
             environment=environment,
         )
         self._supervisor = Supervisor(command, ready=self._answers)
+        self._offer = Offer()
         self._served: tuple[Placed, ...] = ()
-        self._sid = ""
         self._problem = ""
         self._turned = trio.Event()
         self._applying = trio.Lock()
@@ -104,18 +106,16 @@ class SmbServer:
                 self._problem = str(error)
                 raise
             self._problem = ""
-            renamed, self._sid = bool(self._sid) and offer.sid != self._sid, offer.sid
-            before = {placed.share.name: placed for placed in self._served}
+            before, self._offer = self._offer, offer
+            served = self._served
             self._turn(shares)
-            if not (before and shares and self._supervisor.health.state == "running"):
+            if not (served and shares and self._supervisor.health.state == "running"):
                 return
-            if renamed:
+            if before.sid != offer.sid:
                 await self._supervisor.restart()  # a server reads its own SID only once
                 return
-            now = {placed.share.name: placed for placed in shares}
-            changed = [name for name, placed in before.items() if now.get(name) != placed]
             try:
-                await trio.to_thread.run_sync(self._reload, changed)
+                await trio.to_thread.run_sync(self._reload, self._cut(before, offer))
             except ToolFailed as error:
                 log.warning("smbd is started again, since it could not be told of a change: %s", error)
                 await self._supervisor.restart()
@@ -162,13 +162,31 @@ class SmbServer:
             candidate.rename(places.configuration)
         except OSError as error:
             raise ToolFailed(f"{error.filename or places.directory}: {error.strerror}") from None
-        if offer.sid != self._sid and not self._settings.realm:
+        if offer.sid != self._offer.sid and not self._settings.realm:
             self._tools.set_sid(offer.sid)
 
-    def _reload(self, changed: list[str]) -> None:
-        """Blocking: let smbd read its files, and end sessions in shares that are not what they were."""
+    def _cut(self, before: Offer, now: Offer) -> list[str]:
+        """Shares in which somebody may be who could not connect now, or not in this way."""
+        users = {user.name: _rights(user) for user in now.users}
+        lost = [user for user in before.users if users.get(user.name) != _rights(user)]
+        shares = {placed.share.name: placed for placed in now.over("smb")}
+        return [old.share.name for old in before.over("smb") if self._cuts(old, shares, lost)]
+
+    def _cuts(self, old: Placed, shares: dict[str, Placed], lost: Sequence[User]) -> bool:
+        new = shares.get(old.share.name)
+        if new is None:
+            return True
+        if rules(self._settings, old, self._places) != rules(self._settings, new, self._places):
+            return True
+        users, groups = map(set, allowed(old))
+        if not (users <= set(allowed(new)[0]) and groups <= set(allowed(new)[1])):
+            return True
+        return any(user.name in users or groups & set(user.groups) for user in lost)
+
+    def _reload(self, cut: list[str]) -> None:
+        """Blocking: let smbd read its files, and end all sessions in the shares `cut`."""
         self._tools.reload()
-        for name in changed:
+        for name in cut:
             self._tools.close_share(name)
 
     async def _answers(self) -> bool:
@@ -208,6 +226,11 @@ class SmbServer:
                 log.warning("helpers of smbd could not be ended: %s", error)
         finally:
             os.close(handle)
+
+
+def _rights(user: User) -> User:
+    """All of a user but the password."""
+    return msgspec.structs.replace(user, nt_hash="")
 
 
 def _write(path: Path, text: str, mode: int) -> None:

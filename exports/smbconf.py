@@ -64,6 +64,18 @@ def render_check(shares: Sequence[Placed]) -> str:
     return "\n".join(("#!/bin/sh", 'case "$1" in', *cases, "*) exit 1 ;;", "esac", _CHECK, ""))
 
 
+def rules(settings: SmbSettings, placed: Placed, places: Places) -> frozenset[tuple[str, str]]:
+    """What is true for whoever is in the share already, apart from who may be."""
+    apart = ("comment", "browseable", "valid users")
+    return frozenset(line for line in _share(settings, placed, places) if line[0] not in apart)
+
+
+def allowed(placed: Placed) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Users and groups that may connect with a password."""
+    share = placed.share
+    return share.users if share.users or share.groups else placed.members, share.groups
+
+
 def _global(settings: SmbSettings, shares: Sequence[Placed], places: Places) -> Iterator[tuple[str, str]]:
     yield "server string", "fusegw"
     yield "netbios name", settings.server_name
@@ -151,10 +163,9 @@ def _access(placed: Placed) -> Iterator[tuple[str, str]]:
     if share.guest:
         yield "guest ok", "yes"
         return
-    users = share.users if share.users or share.groups else placed.members
-    allowed = [f'"{name}"' for name in users] + [f'"+{name}"' for name in share.groups]
-    if allowed:
-        yield "valid users", " ".join(allowed)
+    users, groups = allowed(placed)
+    if users or groups:
+        yield "valid users", " ".join([f'"{name}"' for name in users] + [f'"+{name}"' for name in groups])
     else:
         yield "available", "no"
 

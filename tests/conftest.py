@@ -14,9 +14,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "CI"
     )  # CI must not lose these tests silently
     skip_ganesha = os.geteuid() != 0 or (shutil.which("ganesha.nfsd") is None and not os.environ.get("CI"))
+    skip_samba = not all(map(shutil.which, ("smbd", "smbclient", "testparm"))) and not os.environ.get("CI")
     for item in items:
         if item.get_closest_marker("mount") and not can_mount:
             item.add_marker(pytest.mark.skip(reason="needs root and /dev/fuse"))
+        if item.get_closest_marker("samba") and skip_samba:
+            item.add_marker(pytest.mark.skip(reason="needs samba: scripts/test installs it"))
         if item.get_closest_marker("rgw") and skip_rgw:
             item.add_marker(pytest.mark.skip(reason="needs radosgw: scripts/test installs it"))
         if item.get_closest_marker("ganesha") and skip_ganesha:
