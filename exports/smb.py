@@ -109,7 +109,7 @@ class SmbServer:
             before, self._offer = self._offer, offer
             served = self._served
             self._turn(shares)
-            if not (served and shares and self._supervisor.health.state == "running"):
+            if not (served and shares and self._supervisor.health.state in ("starting", "running")):
                 return
             if before.sid != offer.sid:
                 await self._supervisor.restart()  # a server reads its own SID only once
