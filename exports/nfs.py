@@ -25,7 +25,7 @@ import trio
 from exports import ganesha, nfs_probe
 from exports.errors import InvalidExport, ToolFailed
 from exports.ganesha import Served
-from exports.server import Offer, Placed, check_directory
+from exports.server import Offer, Placed
 from exports.settings import NfsSettings
 from exports.status import ServerStatus
 from exports.supervisor import READY_S, Supervisor
@@ -169,7 +169,6 @@ class NfsServer:
         """Blocking: those of `placed` that can be served, and why the others cannot. ToolFailed."""
         self._check_installed()
         if self._first:
-            check_directory(self._directory)
             _make_directory(self._directory)
             _end_former(ganesha.pid_file(self._directory), ganesha.config_file(self._directory))
             self._first = False

@@ -254,19 +254,21 @@ class Nfs4:
         assert [reply.u32() for _ in range(words)] == [1 << 4]
         return Reader(reply.opaque()).u64()
 
-    def names(self, path: str) -> list[str]:
-        """The names in a directory, as far as one reply holds them."""
+    def names(self, path: str, *, size: int = 8192) -> Iterator[str]:
+        """The names in a directory, page by page, whatever happens to it in between."""
         steps = [u32(15) + opaque(name.encode()) for name in path.split("/") if name]
-        reply = self._compound(u32(24), *steps, u32(26) + u64(0) + bytes(8) + u32(8192, 8192, 1, 0))
-        reply.take(8)
-        found = []
-        while reply.u32():
-            reply.u64()
-            found.append(reply.opaque().decode())
-            for _ in range(reply.u32()):
-                reply.u32()
-            reply.opaque()
-        return found
+        cookie, verifier, end = 0, bytes(8), False
+        while not end:
+            page = u32(26) + u64(cookie) + verifier + u32(size, size, 1, 0)
+            reply = self._compound(u32(24), *steps, page)
+            verifier = reply.take(8)
+            while reply.u32():
+                cookie = reply.u64()
+                yield reply.opaque().decode()
+                for _ in range(reply.u32()):
+                    reply.u32()
+                reply.opaque()
+            end = bool(reply.u32())
 
     def _compound(self, *operations: bytes) -> Reader:
         """The result of the last operation, those before it have no more than a status."""
