@@ -1,4 +1,4 @@
-"""How the servers themselves are set up: the tables `[smb]` and `[nfs]` of a gateway's configuration."""
+"""How the servers themselves are set up: the tables `[smb]`, `[nfs]` and `[audit]` of the configuration."""
 
 import ipaddress
 import re
@@ -76,8 +76,21 @@ class NfsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return "127.0.0.1" if found.version == 4 else "::1"
 
 
+class AuditSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[audit]`."""
+
+    enabled: bool = True
+    file_size_bytes: Annotated[int, msgspec.Meta(ge=64 << 10, le=1 << 40)] = msgspec.field(
+        default=16 << 20, name="file_size"
+    )
+    """A file of the log that has grown to this is followed by another."""
+    files: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
+    """How many are kept."""
+
+
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All servers of one gateway."""
 
     smb: SmbSettings = SmbSettings()
     nfs: NfsSettings = NfsSettings()
+    audit: AuditSettings = AuditSettings()

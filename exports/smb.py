@@ -21,10 +21,12 @@ import msgspec
 import trio
 
 from exports import accounts, tools
+from exports.audit import AuditLog
 from exports.errors import ExportError, ToolFailed
 from exports.model import User
 from exports.server import Offer, Placed, check_directory
 from exports.settings import SmbSettings
+from exports.smb_audit import SmbAudit
 from exports.smbconf import Places, allowed, render, render_check, rules
 from exports.status import ServerStatus
 from exports.supervisor import Command, Supervisor
@@ -39,8 +41,9 @@ log = logging.getLogger(__name__)
 class SmbServer:
     """See `exports.server.Server`."""
 
-    def __init__(self, settings: SmbSettings, directory: Path) -> None:
+    def __init__(self, settings: SmbSettings, directory: Path, audit: AuditLog | None = None) -> None:
         self._settings = settings
+        self._audit = None if audit is None else SmbAudit(audit)
         self._places = Places(directory)
         self._missing = ""
         environment: dict[str, str] = {}
@@ -54,9 +57,14 @@ class SmbServer:
             name="smbd",
             argv=(*_SMBD, f"--configfile={self._places.configuration}"),
             directory=self._places.directory,
-            environment=environment,
+            environment=self._with_audit(environment),
         )
-        self._supervisor = Supervisor(command, ready=self._answers)
+        self._supervisor = Supervisor(
+            command,
+            ready=self._answers,
+            heard=self._heard,
+            descriptors=() if self._audit is None else (self._audit.descriptor,),
+        )
         self._offer = Offer()
         self._served: tuple[Placed, ...] = ()
         self._problem = ""
@@ -64,6 +72,21 @@ class SmbServer:
         self._applying = trio.Lock()
         self._idle = trio.Event()
         self._idle.set()
+
+    def _with_audit(self, environment: dict[str, str]) -> dict[str, str]:
+        if self._audit is None:
+            return environment
+        try:
+            more = self._audit.environment()
+        except ToolFailed as error:
+            self._missing = self._missing or str(error)
+            return environment
+        libraries = [one["LD_PRELOAD"] for one in (environment, more) if "LD_PRELOAD" in one]
+        return environment | more | {"LD_PRELOAD": ":".join(libraries)}
+
+    def _heard(self, line: str) -> None:
+        if self._audit is not None:
+            self._audit.heard(line)
 
     @property
     def status(self) -> ServerStatus:
@@ -78,6 +101,18 @@ class SmbServer:
 
     async def run(self) -> None:
         """Supervise smbd for as long as there is something to serve, until cancelled."""
+        if self._audit is None:
+            await self._serve()
+            return
+        auditing = trio.CancelScope(shield=True)  # it hears what smbd says to its end
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._audit.run, auditing)
+            try:
+                await self._serve()
+            finally:
+                auditing.cancel()
+
+    async def _serve(self) -> None:
         while True:
             turned = self._turned
             if not self._served:
@@ -131,6 +166,8 @@ class SmbServer:
 
     def _turn(self, shares: tuple[Placed, ...]) -> None:
         self._served = shares
+        if self._audit is not None:
+            self._audit.serve(shares)
         turned, self._turned = self._turned, trio.Event()
         turned.set()
 
@@ -148,7 +185,9 @@ class SmbServer:
             for directory in places.directories:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             candidate = places.configuration.with_suffix(".new")
-            _write(candidate, render(self._settings, shares, places), PRIVATE)
+            _write(
+                candidate, render(self._settings, shares, places, audited=self._audit is not None), PRIVATE
+            )
             for path, text, mode in (
                 (places.passwd, accounts.passwd(offer.users), 0o644),
                 (places.group, accounts.group(offer.users), 0o644),

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from exports import smb_audit
 from exports.model import Share
 from exports.server import Placed
 from exports.settings import SmbSettings
@@ -44,13 +45,13 @@ class Places:
         return self.directory, self.private, self.state, self.lock, self.cache, self.rpc, self.winbind
 
 
-def render(settings: SmbSettings, shares: Sequence[Placed], places: Places) -> str:
+def render(settings: SmbSettings, shares: Sequence[Placed], places: Places, *, audited: bool = False) -> str:
     """The whole file."""
     lines = ["# Written by fusegw from its shares; changes are lost.", "[global]"]
     lines += [f"    {name} = {value}" for name, value in _global(settings, shares, places)]
     for placed in shares:
         lines += ["", f"[{placed.share.name}]"]
-        lines += [f"    {name} = {value}" for name, value in _share(settings, placed, places)]
+        lines += [f"    {name} = {value}" for name, value in _share(settings, placed, places, audited)]
     return "\n".join(lines) + "\n"
 
 
@@ -110,7 +111,8 @@ def _global(settings: SmbSettings, shares: Sequence[Placed], places: Places) -> 
     yield "printcap name", "/dev/null"
     yield "disable spoolss", "yes"
     yield "host msdfs", "no"
-    yield "log level", str(settings.log_level)
+    # Failed logins are told of in any case.
+    yield "log level", f"{settings.log_level} auth_audit:{max(2, settings.log_level)}"
     yield "debug timestamp", "no"
     yield "wide links", "no"
     yield "allow insecure wide links", "no"
@@ -132,7 +134,9 @@ def _membership(settings: SmbSettings, places: Places) -> Iterator[tuple[str, st
     yield "idmap config * : rangesize", "1000000"
 
 
-def _share(settings: SmbSettings, placed: Placed, places: Places) -> Iterator[tuple[str, str]]:
+def _share(
+    settings: SmbSettings, placed: Placed, places: Places, audited: bool = False
+) -> Iterator[tuple[str, str]]:
     share = placed.share
     yield "path", placed.directory
     if share.comment:
@@ -151,7 +155,7 @@ def _share(settings: SmbSettings, placed: Placed, places: Places) -> Iterator[tu
             yield what, name
     yield "create mask", f"{share.create_mask:04o}"
     yield "directory mask", f"{share.directory_mask:04o}"
-    yield from _file_system(share)
+    yield from _file_system(share, audited=audited)
 
 
 def _access(placed: Placed) -> Iterator[tuple[str, str]]:
@@ -170,8 +174,13 @@ def _access(placed: Placed) -> Iterator[tuple[str, str]]:
         yield "available", "no"
 
 
-def _file_system(share: Share) -> Iterator[tuple[str, str]]:
-    yield "vfs objects", " ".join((*(("fruit",) if share.macos else ()), "streams_xattr", "acl_xattr"))
+def _file_system(share: Share, *, audited: bool) -> Iterator[tuple[str, str]]:
+    modules = (*(("full_audit",) if audited else ()), *(("fruit",) if share.macos else ()))
+    yield "vfs objects", " ".join((*modules, "streams_xattr", "acl_xattr"))
+    if audited:
+        yield "full_audit:prefix", smb_audit.PREFIX
+        yield "full_audit:success", " ".join(smb_audit.SUCCESSES)
+        yield "full_audit:failure", " ".join(smb_audit.FAILURES)
     if share.macos:
         yield "fruit:metadata", "stream"
         yield "fruit:posix_rename", "yes"

@@ -67,7 +67,8 @@ class Supervisor:
 
     `ready` tells whether the daemon answers by now; without it, it is running as soon as it is started.
     `arguments` gives further arguments, others for each start; OSError keeps it from being started. `heard`
-    gets each line that the daemon says, cut to `LINE_BYTES_MAX`.
+    gets each line that the daemon says, cut to `LINE_BYTES_MAX`. `descriptors` of ours are the
+    daemon's as well.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class Supervisor:
         ready: Callable[[], Awaitable[bool]] | None = None,
         arguments: Callable[[], tuple[str, ...]] = tuple,
         heard: Callable[[str], None] = lambda line: None,
+        descriptors: Sequence[int] = (),
     ) -> None:
         self._command = command
         self._ready = ready
         self._arguments = arguments
         self._heard = heard
+        self._descriptors = descriptors
         self._child: subprocess.Popen[bytes] | None = None
         self._handle = -1
         self._state: State = "stopped"
@@ -178,6 +181,7 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             env={**MINIMAL_ENVIRONMENT, **command.environment},
             cwd=command.directory,
+            pass_fds=self._descriptors,
             umask=0o077,
             start_new_session=True,
             bufsize=0,

@@ -38,7 +38,7 @@ import msgspec
 
 from exports.errors import InvalidExport
 from exports.model import Share
-from exports.settings import NfsSettings, ServerSettings, SmbSettings
+from exports.settings import AuditSettings, NfsSettings, ServerSettings, SmbSettings
 from fusegw.errors import FusegwError, Invalid
 from fusegw.store.options import StoreOptions
 
@@ -241,6 +241,7 @@ def parse_config(text: str, source: Path) -> Config:
         servers = ServerSettings(
             smb=_decode(_table(data.get("smb", {}), "smb"), SmbSettings, "smb"),
             nfs=_decode(_table(data.get("nfs", {}), "nfs"), NfsSettings, "nfs"),
+            audit=_decode(_table(data.get("audit", {}), "audit"), AuditSettings, "audit"),
         )
         shares = tuple(
             _share(_table(table, f"shares.{name}"), name)

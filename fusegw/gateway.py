@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from cache.disk import Disk, OsDisk
+from exports.audit import AuditLog
 from exports.nfs import NfsServer
 from exports.server import Server
 from exports.smb import SmbServer
@@ -95,14 +96,20 @@ async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> No
 
 def _servers(settings: GatewaySettings, clock: Clock) -> list[Server]:
     """One for each protocol that shares may be offered over."""
+
+    def now_s() -> float:
+        return clock.time_ns() / 1e9
+
     nfs = NfsServer(
         settings.servers.nfs,
         settings.servers_dir / "nfs",
         mountpoint=settings.mountpoint,
         fsid=_fsid(settings),
-        now_s=lambda: clock.time_ns() / 1e9,
+        now_s=now_s,
     )
-    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb"), nfs]
+    wanted = settings.servers.audit
+    audit = AuditLog(settings.servers_dir / "audit", wanted, now_s) if wanted.enabled else None
+    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb", audit), nfs]
 
 
 def _fsid(settings: GatewaySettings) -> int:

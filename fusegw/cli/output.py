@@ -78,6 +78,11 @@ def bar(description: str) -> Iterator[Callable[[float, float | None, str], None]
         yield lambda done, total, text: shown.update(task, total=total, completed=done, text=text)
 
 
+def one_line(text: str) -> str:
+    """A name that others chose, with nothing in it that moves the cursor."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def size(nbytes: float) -> str:
     """ "0 B", "1.5 KiB", "10.0 GiB"."""
     if nbytes < 1024:
