@@ -91,7 +91,8 @@ def test_the_log_is_bounded_and_read_in_order(tmp_path: Path) -> None:
     count = 4000
     for start in range(0, count, 100):
         audit.write(
-            Record(protocol="smb", event="delete", path=f"/{number:06}") for number in range(start, start + 100)
+            Record(protocol="smb", event="delete", path=f"/{number:06}")
+            for number in range(start, start + 100)
         )
     sizes = [path.stat().st_size for path in (tmp_path / "audit").iterdir()]
     assert len(sizes) == 3 and sum(sizes) < 3 * (64 << 10) + (20 << 10)
@@ -140,7 +141,11 @@ def test_a_real_smbd_is_audited(smb: SmbHost, tmp_path: Path) -> None:
     for record in records(smb, "--share", "data"):
         assert (record["client"], record["user"]) == ("127.0.0.1", "max")
     login = records(smb, "--event", "login")[-1]
-    assert (login["user"], login["client"], login["result"]) == ("max", "127.0.0.1", "NT_STATUS_WRONG_PASSWORD")
+    assert (login["user"], login["client"], login["result"]) == (
+        "max",
+        "127.0.0.1",
+        "NT_STATUS_WRONG_PASSWORD",
+    )
     assert records(smb, "--since", "2999-01-01") == [] and records(smb, "--user", "nobody-else") == []
     assert "/moved" in smb.command("export", "audit", "--since", "1h")
 
