@@ -126,7 +126,7 @@ _DOMAIN: Mapping[str, Callable[[Placed], object]] = {
     "hosts": lambda placed: sorted(placed.share.hosts),
     "squash": lambda placed: (placed.share.squash, placed.share.anonymous_uid, placed.share.anonymous_gid),
     "security": lambda placed: sorted(placed.share.security),
-    "read-only": lambda placed: placed.read_only,
+    "read-only": lambda placed: placed.share.read_only,
 }
 """What a share says of who may do what, and with which words."""
 

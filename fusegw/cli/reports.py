@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from exports.status import ServerStatus
 from fusegw.cli import output
 from fusegw.cli.places import Place, place_argument, place_of
 from fusegw.cli.session import Session, Site, common_options, json_option
@@ -192,6 +193,21 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
         yield "fenced", reply.fenced
     if reply.hook_last_error:
         yield "hook failed", reply.hook_last_error
+    for server in reply.servers:
+        yield f"{server.protocol} shares", _server(server)
+        for share, why in server.problems.items():
+            yield "not served", f"{share}: {why}" if share else why
+    for why in reply.share_problems:
+        yield "not served", why
+
+
+def _server(server: ServerStatus) -> str:
+    health = server.health
+    where = f"{', '.join(server.listen)} port {server.port}"
+    text = f"{health.state}, {len(server.shares):,} at {where}"
+    if health.restarts:
+        text += f"; started again {health.restarts:,} times, at last because {health.last_error}"
+    return text
 
 
 def _standby(reply: StatusReply) -> str:

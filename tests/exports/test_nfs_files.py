@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fusegw.daemon import mountpoint
-from tests.exports.nfs_wire import STALE, UNSTABLE, NfsError
+from tests.exports.nfs_wire import FILE_SYNC, STALE, UNSTABLE, NfsError
 from tests.exports.nfshost import Client, NfsHost
-from tests.mount.gateways import drop_kernel_caches
+from tests.mount.gateways import NAME, drop_kernel_caches
 
 pytestmark = [pytest.mark.ganesha, pytest.mark.mount]
 
@@ -329,3 +329,28 @@ def test_without_what_keeps_them_data_and_handles_are_lost(tmp_path: Path, witho
         assert refused.value.status == STALE
     finally:
         host.end()
+
+
+def test_a_recovered_gateway_serves_the_same_shares_and_handles(own: NfsHost, tmp_path: Path) -> None:
+    with own.nfs3() as client, own.nfs4() as other:
+        root = client.mount(f"/{SHARE}")
+        handle = client.create(root, "file")
+        client.write(handle, 0, b"data", FILE_SYNC)
+        handle4 = other.walk(f"/{SHARE}/file")
+    own.barrier()
+    own.kill_all()
+    (tmp_path / "heir").mkdir()
+    heir = NfsHost(tmp_path / "heir", volume_of=own)
+    try:
+        (heir.state / "registry.json").unlink()
+        heir.command("recover", NAME, "--store", f"file://{heir.store}")
+        heir.mount()
+        heir.serving()
+        with heir.nfs3() as client, heir.nfs4() as other:
+            assert client.mount(f"/{SHARE}") == root
+            assert client.read(handle, 0, 10) == b"data"
+            assert other.size(handle4) == 4
+            new = client.create(root, "new")
+            assert client.commit(new) != bytes(8)
+    finally:
+        heir.end()
