@@ -9,12 +9,10 @@ INDEX = "index"
 """Stands for the metadata where an object is named."""
 LOG = "log"
 """Stands for an object that the problem names."""
-INODES_MAX = 1000
-"""Damaged files that are remembered for one object."""
 PROBLEMS_MAX = 1000
 """Problems of the index that are told apart."""
-PATHS_MAX = 20
-"""Files that are named for one object."""
+FILES_MAX = 20
+"""Files that are named for one object, unless said otherwise."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -33,9 +31,10 @@ class Damage(msgspec.Struct, frozen=True):
 class Found:
     """What is wrong with one object: the first reason, and who needs it."""
 
-    __slots__ = ("inodes", "object", "problem", "suffering")
+    __slots__ = ("_inodes_max", "inodes", "object", "problem", "suffering")
 
-    def __init__(self, key: str, problem: str) -> None:
+    def __init__(self, key: str, problem: str, inodes_max: int) -> None:
+        self._inodes_max = inodes_max
         self.object = key
         self.problem = problem
         self.inodes: set[int] = set()
@@ -44,25 +43,30 @@ class Found:
 
     def needed_by(self, ino: int) -> None:
         self.suffering += 1
-        if len(self.inodes) < INODES_MAX:
+        if len(self.inodes) < self._inodes_max:
             self.inodes.add(ino)
 
 
 class Damages:
     """Everything found to be wrong. Of several problems of an object the first is kept; the index may have
-    many."""
+    many. `files_max` files are named for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, files_max: int = FILES_MAX) -> None:
+        self._files_max = files_max
         self._objects: dict[str, Found] = {}
         self._index: dict[str, Found] = {}
 
     def of(self, key: str, problem: str) -> Found:
         """The entry of an object."""
         if key != INDEX:
-            return self._objects.setdefault(key, Found(key, problem))
+            return self._objects.setdefault(key, Found(key, problem, self._files_max))
         if len(self._index) >= PROBLEMS_MAX and problem not in self._index:
             problem = f"more than {PROBLEMS_MAX} problems"
-        return self._index.setdefault(problem, Found(INDEX, problem))
+        return self._index.setdefault(problem, Found(INDEX, problem, self._files_max))
+
+    def forget(self, key: str) -> None:
+        """Nothing is wrong with this object any more."""
+        self._objects.pop(key, None)
 
     def found(self) -> list[Found]:
         """All of it: the index first, then the objects in the order of their keys."""
@@ -81,7 +85,7 @@ class Damages:
         for one in everything:
             names: list[str] = []
             for ino in sorted(one.inodes):
-                if paths is not None and len(names) < PATHS_MAX:
+                if paths is not None and len(names) < self._files_max:
                     names += paths.texts(ino) or [f"inode {ino}, which has no name"]
-            damage.append(Damage(one.object, one.problem, names[:PATHS_MAX], one.suffering))
+            damage.append(Damage(one.object, one.problem, names[: self._files_max], one.suffering))
         return damage

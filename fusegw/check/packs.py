@@ -9,9 +9,19 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from fusegw.check.damages import Damages
-from fusegw.meta.schema import CHUNK, EXTENT, PACK, PACK_LOCAL
+from fusegw.errors import Corrupt, Invalid, UnknownFormat
+from fusegw.meta.schema import CHUNK, EXTENT, PACK, PACK_LOCAL, Pack
 from fusegw.meta.view import View
-from fusegw.packs.format import object_key
+from fusegw.packs.format import (
+    HEADER_SIZE,
+    TRAILER_SIZE,
+    Header,
+    PackCipher,
+    PackKeys,
+    decode_trailer,
+    encode_header,
+    object_key,
+)
 from fusegw.store.base import ObjectStore
 
 
@@ -71,3 +81,26 @@ def suffering(view: View, is_broken: Callable[[int], bool]) -> Iterator[tuple[in
     for (ino, _), extent in view.rows(EXTENT):
         if is_broken(extent.chunk):
             yield ino, extent.chunk
+
+
+def frame_problem(store: ObjectStore, keys: PackKeys, pack: Pack) -> str | None:
+    """What is wrong with header, footer or trailer of a stored pack: all that is no record.
+
+    Blocking. NotFound and what else the store raises.
+    """
+    key = object_key(pack.pack_id)
+    what = f"object {key}"
+    try:
+        header = Header(pack.key_version, keys.volume_id, pack.pack_id, pack.salt)
+        if store.get_range(key, 0, HEADER_SIZE) != encode_header(header):
+            return f"{what} has a damaged header"
+        trailer = store.get_range(key, pack.size - TRAILER_SIZE, TRAILER_SIZE)
+        length = decode_trailer(trailer, pack.size, what)
+        start = pack.size - TRAILER_SIZE - length
+        cipher = PackCipher(keys, pack.key_version, pack.pack_id, pack.salt)
+        records = len(cipher.open_footer(store.get_range(key, start, length), start, 0))
+    except (Corrupt, UnknownFormat, Invalid) as error:
+        return str(error)
+    if records != pack.records:
+        return f"{what} has {records} records, {pack.records} were written"
+    return None

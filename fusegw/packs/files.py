@@ -15,15 +15,24 @@ class PackFiles:
     """Files `NAME` or `NN/NAME` below `places`, the first that has the bytes wins. Thread-safe.
 
     `alone` names the packs that are nowhere else: what a file lacks of those is not asked for in the store.
+    `only` these packs are looked for here.
     Without places everything comes from the store, each range exactly and again each time.
     """
 
-    def __init__(self, places: Sequence[Path] = (), alone: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        places: Sequence[Path] = (),
+        alone: Container[str] = (),
+        only: Container[str] | None = None,
+    ) -> None:
         self._places = places
         self._alone = alone
+        self._only = only
 
     def read(self, name: str, offset: int, length: int, *, counted: bool = True) -> bytes | None:
         """Exactly those bytes, not authenticated; None when no file has them all."""
+        if self._only is not None and name not in self._only:
+            return None
         for place in self._places:
             for path in (place / name, place / name[:2] / name):
                 data = _present(path, offset, length)

@@ -1,0 +1,81 @@
+"""Every invariant of the index (`fusegw.meta.schema`), in one pass over one view, in bounded memory.
+
+Nothing that is found ends the check: a damaged row is named and left out, and what misses it is named too.
+"""
+
+from collections.abc import Callable
+
+from fusegw.check.damages import Damages
+from fusegw.check.data import Data
+from fusegw.check.names import Names
+from fusegw.check.rows import Rows
+from fusegw.meta.schema import (
+    GATEWAY,
+    INODE,
+    LOCAL,
+    LOG_SEALED,
+    LOG_TAIL,
+    STATE,
+    STATE_BYTES,
+    STATE_FILES,
+    STATE_NEXT_INODE,
+    STATE_STORED,
+    STATE_UNIQUE,
+    TABLES,
+)
+from fusegw.meta.view import View
+
+
+def check_index(
+    view: View, damages: Damages, on_progress: Callable[[float, float], None] = lambda done, total: None
+) -> Data:
+    """What it knows of chunks and packs afterwards. Blocking; memory as `Names` and `Data` say.
+
+    `on_progress` gets rows read, and how many there are.
+    """
+    total = sum(view.count(table) for table in TABLES)
+    rows = Rows(view, damages, lambda done: on_progress(done, total))
+    names, data = Names(rows), Data(rows)
+    highest = 0
+    for ino, inode in rows.of(INODE):
+        names.inode(inode)
+        data.inode(inode)
+        highest = ino
+    names.entries()
+    names.compare()
+    data.compare()
+    _check_state(rows, names, data, highest)
+    _check_tail(rows)
+    for _ in rows.of(GATEWAY):
+        pass  # Their checksums; what they say is read, and judged, by whoever serves them.
+    return data
+
+
+def _check_state(rows: Rows, names: Names, data: Data, highest: int) -> None:
+    state = {name: int.from_bytes(value, "big") for name, value in rows.of(STATE)}
+    for name, expected in (
+        (STATE_FILES, names.files),
+        (STATE_BYTES, data.allocated),
+        (STATE_UNIQUE, data.unique),
+        (STATE_STORED, data.stored),
+    ):
+        if state.get(name, 0) != expected:
+            rows.problem(
+                f"the state says {state.get(name, 0)} for {name.decode()!r}, the rows make {expected}"
+            )
+    if state.get(STATE_NEXT_INODE, 0) <= highest:
+        rows.problem(f"the next inode to be given out is {state.get(STATE_NEXT_INODE, 0)}, taken already")
+
+
+def _check_tail(rows: Rows) -> None:
+    """What the log does not have yet follows on what it has, without a gap."""
+    for _ in rows.of(LOCAL):
+        pass
+    expected = None
+    for number, _ in rows.of(LOG_TAIL):
+        if expected is not None and number != expected:
+            rows.problem(f"commit {expected} is missing among those that are not in the log yet")
+        expected = number + 1
+    for number, sealed in rows.of(LOG_SEALED):
+        if sealed.head.seq != number:
+            rows.problem(f"the segment on its way says number {sealed.head.seq}, it is kept as {number}")

@@ -1,0 +1,59 @@
+"""All rows of a table in order, with damaged ones noted and left out, and how far the whole pass has come."""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from fusegw.check.damages import INDEX, Damages, Found
+from fusegw.errors import Corrupt
+from fusegw.meta.codec import Table
+from fusegw.meta.view import View
+
+K = TypeVar("K")
+V = TypeVar("V")
+_STEP = 4096
+
+
+class Rows:
+    """The tables of one view as a check reads them. Problems of the index go to `damages`."""
+
+    def __init__(self, view: View, damages: Damages, on_progress: Callable[[int], None]) -> None:
+        """`on_progress` gets the rows read so far, of all tables."""
+        self.view = view
+        self._damages = damages
+        self._on_progress = on_progress
+        self.done = 0
+
+    def problem(self, text: str) -> Found:
+        """Something is wrong in the index; of equal texts there is one."""
+        return self._damages.of(INDEX, text)
+
+    def of(self, table: Table[K, V]) -> Iterator[tuple[K, V]]:
+        """The rows whose checksum fits and that make sense."""
+        count = 0
+        for raw_key, stored in self._stored(table):
+            count += 1
+            if count % _STEP == 0:
+                self.done += _STEP
+                self._on_progress(self.done)
+            try:
+                key = table.decode_key(raw_key)
+                yield key, table.decode(key, raw_key, stored)
+            except Corrupt as error:
+                self.problem(str(error))
+            except struct.error as error:
+                self.problem(f"row {raw_key.hex()} of table {table.name!r} makes no sense: {error}")
+        self.done += count % _STEP
+
+    def get(self, table: Table[K, V], key: K) -> V | None:
+        """One row, None when there is none; a damaged one is noted when its table is read."""
+        try:
+            return self.view.get(table, key)
+        except (Corrupt, struct.error):
+            return None
+
+    def _stored(self, table: Table[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from self.view.stored(table)
+        except Corrupt as error:
+            self.problem(str(error))
