@@ -43,6 +43,7 @@ from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.files import Files
 from fusegw.vfs.fragments import Fragments
 from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.mending import Mender
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.pressure import Pressure
 from fusegw.vfs.reading import Reading
@@ -71,6 +72,7 @@ class Runtime(msgspec.Struct):
     checkpointer: Checkpointer
     reading: Reading
     recutter: Recutter
+    mender: Mender
     health: Health
     usage: Usage
     chunks: Chunks
@@ -302,6 +304,7 @@ def _build(
         ship_interval_s=tuning.ship_interval_s,
     )
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
+    mender = Mender(metadata, chunks, pipeline, committer, reader, pressure)
     reaper = Reaper(metadata, inodes, chunks, usage, files)
     volume = Volume(
         metadata,
@@ -328,6 +331,7 @@ def _build(
         checkpointer,
         reading,
         recutter,
+        mender,
         health,
         usage,
         chunks,

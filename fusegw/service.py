@@ -3,7 +3,7 @@ shares, shutdown."""
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -14,6 +14,8 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    MendItem,
+    MendReply,
     PromoteReply,
     ShareChange,
     SharesReply,
@@ -23,11 +25,12 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
-from fusegw.errors import NotFound
+from fusegw.errors import Fenced, Invalid, NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
+from fusegw.vfs.mending import Suspect
 from fusegw.vfs.unstored import unstored_bytes
 
 RATE_WINDOW_S = 30.0
@@ -175,6 +178,19 @@ class Service:
         await self._promote()
         took_s = self._clock.monotonic() - begun
         return PromoteReply(epoch=self._runtime.epoch, log_seq=self._runtime.head.seq, took_s=took_s)
+
+    async def mend(self, chunks: Sequence[MendItem], *, repair: bool) -> MendReply:
+        """See `Mender`; Invalid when this gateway does not write the volume, Fenced when not any more."""
+        runtime = self._runtime
+        if runtime.source.read_only:
+            raise Invalid(
+                f"volume {self._settings.volume!r} is mounted read-only: nothing can be mended here"
+            )
+        if runtime.log.fenced is not None:
+            raise Fenced(str(runtime.log.fenced))
+        suspects = [Suspect(one.number, one.pack, one.good) for one in chunks]
+        mended = await runtime.mender.mend(suspects, repair=repair)
+        return MendReply(whole=tuple(mended.whole), marked=mended.marked)
 
     async def shares(self) -> SharesReply:
         """See `SharesReply`."""

@@ -27,7 +27,7 @@ from fusegw.meta.view import View
 
 
 def check_index(
-    view: View, damages: Damages, on_progress: Callable[[float, float], None] = lambda done, total: None
+    view: View, damages: Damages, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Data:
     """What it knows of chunks and packs afterwards. Blocking; memory as `Names` and `Data` say.
 

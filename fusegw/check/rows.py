@@ -34,8 +34,7 @@ class Rows:
         for raw_key, stored in self._stored(table):
             count += 1
             if count % _STEP == 0:
-                self.done += _STEP
-                self._on_progress(self.done)
+                self._pass(self.done + _STEP)
             try:
                 key = table.decode_key(raw_key)
                 yield key, table.decode(key, raw_key, stored)
@@ -43,7 +42,11 @@ class Rows:
                 self.problem(str(error))
             except struct.error as error:
                 self.problem(f"row {raw_key.hex()} of table {table.name!r} makes no sense: {error}")
-        self.done += count % _STEP
+        self._pass(self.done + count % _STEP)
+
+    def _pass(self, done: int) -> None:
+        self.done = done
+        self._on_progress(done)
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """One row, None when there is none; a damaged one is noted when its table is read."""

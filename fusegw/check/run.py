@@ -32,22 +32,15 @@ from fusegw.packs.reader import ChunkRef
 from fusegw.store.base import ObjectStore
 from fusegw.store.readonly import ReadOnlyStore
 from fusegw.vfs.contents import Piece
+from fusegw.vfs.mending import Suspect
 
 OnProgress = Callable[[str, float, float | None], None]
 """Gets what is being done, how much of it, and how much there is (None: not known)."""
 _TURN_ROWS = 4096
+_TRIM_ROWS = 1 << 18
 _LOOKS = 2
 """At what seemed wrong, before it counts."""
 _PAUSE_S = 1.0
-
-
-class Suspect(msgspec.Struct, frozen=True):
-    """A chunk, where it lay when it was looked at."""
-
-    number: int
-    pack: int
-    good: bool = False
-    """Its bytes are as they were stored, though it is marked as damaged."""
 
 
 Mend = Callable[[Sequence[Suspect]], set[int]]
@@ -64,6 +57,8 @@ class Check(msgspec.Struct, frozen=True):
     clock: Clock
     wait: Callable[[float], None]
     """Sleep so many seconds."""
+    trim: Callable[[], None] = lambda: None
+    """Called now and then: let go of the memory of what was read of the index."""
     places: Sequence[Path] = ()
     """Where packs lie that are not in the store yet."""
     share: float = 0.0
@@ -129,13 +124,14 @@ class _Run:
         self._reader = store_reader(self._store, check.keys, files)
         self._begun_reading = 0.0
         self._asked_bytes = 0
+        self._trimmed = 0
         self._good: list[Suspect] = []
 
     def run(self, mend: Mend) -> Report:
         check, report = self._check, self._report
         begun = check.clock.monotonic()
         with check.views() as view:
-            data = check_index(view, self._damages, self._shown("reading the index"))
+            data = check_index(view, self._damages, self._read_rows)
             state = view.get(STATE, STATE_FILES)
             report.files, report.chunks = int.from_bytes(state or b"", "big"), len(data.chunks)
             head, total, marked = view.head, data.stored, data.marked
@@ -164,8 +160,11 @@ class _Run:
         report.check_s = check.clock.monotonic() - begun
         return report
 
-    def _shown(self, what: str) -> Callable[[float, float], None]:
-        return lambda done, total: self._on_progress(what, done, total)
+    def _read_rows(self, done: int, total: int) -> None:
+        self._on_progress("reading the index", done, total)
+        if done - self._trimmed >= _TRIM_ROWS:
+            self._trimmed = done
+            self._check.trim()
 
     def _judge_missing(self, packs: Packs) -> None:
         """A pack that went meanwhile because nobody needs it any more, or came, is not missing."""
@@ -260,6 +259,7 @@ class _Run:
             yield from self._slowed(turn)
             if rows < _TURN_ROWS:
                 return
+            self._check.trim()
 
     def _pieces_of(self, numbers: Sequence[int]) -> Iterator[tuple[int, Piece]]:
         """These chunks, where they lie now; those that are gone are left out."""

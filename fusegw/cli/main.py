@@ -34,6 +34,7 @@ COMMANDS = {
     "sync": "reports:sync",
     "promote": "standby:promote",
     "ls-volumes": "reports:ls_volumes",
+    "check": "check:check",
     "drill": "drill:drill",
     "salvage": "salvage:salvage_command",
     "export": "export:export",

@@ -6,7 +6,7 @@ errors of `fusegw.errors`. It imports no event loop, for commands must start fas
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,8 @@ from fusegw.control.protocol import (
     CacheStatsReply,
     Failure,
     FileStatusReply,
+    MendItem,
+    MendReply,
     Progress,
     PromoteReply,
     Request,
@@ -96,6 +98,11 @@ class ControlClient:
     def promote(self) -> PromoteReply:
         """Make the gateway the writer of the volume it follows; takes as long as catching up takes."""
         return self._ask(Request(method="promote"), PromoteReply)
+
+    def mend(self, chunks: Sequence[MendItem], *, repair: bool) -> MendReply:
+        """Tell the gateway of chunks that are damaged in the store; with `repair` it stores anew what its
+        cache has of them. Invalid when it does not write the volume."""
+        return self._ask(Request(method="mend", chunks=tuple(chunks), repair=repair), MendReply)
 
     def shares(self) -> SharesReply:
         return self._ask(Request(method="shares"), SharesReply)

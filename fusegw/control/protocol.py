@@ -27,6 +27,7 @@ Method = Literal[
     "cache_drop",
     "sync",
     "promote",
+    "mend",
     "shares",
     "change_shares",
     "shutdown",
@@ -63,14 +64,26 @@ class RemoveUser(msgspec.Struct, frozen=True, tag_field="change", tag="remove_us
 ShareChange = PutShare | RemoveShare | PutUser | RemoveUser
 
 
+class MendItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A chunk that a check looked at."""
+
+    number: int
+    pack: int
+    """Number of the pack it lay in then."""
+    good: bool = False
+    """The store has its bytes as they were sealed; else they are damaged or missing there."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
-    `change_shares` alone."""
+    `change_shares` alone, `chunks` and `repair` by `mend` alone."""
 
     method: Method
     wait: bool = False
     inode: int = 0
     change: ShareChange | None = None
+    chunks: tuple[MendItem, ...] = ()
+    repair: bool = False
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +195,15 @@ class PromoteReply(msgspec.Struct, frozen=True, kw_only=True):
     log_seq: int
     """The segment that began it."""
     took_s: float
+
+
+class MendReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of damaged chunks."""
+
+    whole: tuple[int, ...]
+    """Numbers of those that are whole now, or that nobody needs any more."""
+    marked: int
+    """The others: out of the dedup index, to be stored anew by the next write of the same data."""
 
 
 class SharesReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +23,8 @@ from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
     FileStatusReply,
+    MendItem,
+    MendReply,
     PromoteReply,
     Request,
     ShareChange,
@@ -71,6 +73,10 @@ class Handler(Protocol):
     async def promote(self) -> PromoteReply:
         """Make a standby the writer of its volume. Cancelled when the client goes away, unless it is too late
         for that."""
+        ...
+
+    async def mend(self, chunks: Sequence[MendItem], *, repair: bool) -> MendReply:
+        """Do what can be done for damaged chunks; Invalid when this gateway does not write the volume."""
         ...
 
     async def shares(self) -> SharesReply: ...
@@ -217,6 +223,9 @@ class _Server:
             return await self._reporting(lines, partial(self._handler.sync, wait=True))
         if request.method == "promote":
             return await self._reporting(lines, self._handler.promote)
+        if request.method == "mend":
+            work = partial(self._handler.mend, request.chunks, repair=request.repair)
+            return await self._reporting(lines, work)
         if request.method == "shares":
             return await self._handler.shares()
         if request.method == "change_shares":

@@ -8,7 +8,8 @@ are kept until here), chunks and extents enter the index in one change.
 
 Tasks and their states: `submit` → waiting → (worker) encoding → encoded → (head of the order) merged. A job
 whose encoding fails stays and is tried again; `error` says why and everybody who waits in `merged` is told,
-so a full disk delays data but never loses it. Nothing here blocks the loop but `store`, which is for a few
+so a full disk delays data but never loses it. A `Reseal` takes the same way with chunks that are known and
+get another place. Nothing here blocks the loop but `store`, which is for a few
 small pieces.
 """
 
@@ -78,6 +79,29 @@ class Job(msgspec.Struct):
         return sum(len(part.data) for part in self.ranges)
 
 
+class Reseal(msgspec.Struct):
+    """Chunks that are to leave the packs they lie in: sealed anew one behind the other, under their numbers.
+
+    The merge moves those that still lie in the pack named here; the others died, or were moved meanwhile.
+    """
+
+    chunks: list[tuple[int, int, bytes, bytes]]
+    """Number, pack, id and raw bytes of each."""
+    number: int = 0
+    claimed: int = 0
+    pieces: list[Location] | None = None
+    """Where they were sealed."""
+    moved: int = 0
+    """Of them, after the merge."""
+    moved_bytes: int = 0
+    """Sealed, where they are now."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(raw) for _, _, _, raw in self.chunks)
+
+
+_Work = Job | Reseal
 _Append = Callable[[Job, list[_Fresh]], list[Location]]
 
 
@@ -103,8 +127,8 @@ class Pipeline:
         self._chunk_id_key = chunk_id_key
         self._threads = threads
         self._limiter = limiter or trio.CapacityLimiter(threads)
-        self._waiting: deque[Job] = deque()
-        self._order: deque[Job] = deque()
+        self._waiting: deque[_Work] = deque()
+        self._order: deque[_Work] = deque()
         self._work = trio.Event()
         self._progress = trio.Event()
         self._moved: dict[Location, Location] = {}
@@ -125,7 +149,7 @@ class Pipeline:
         """The keyed BLAKE3-256 of a chunk's raw bytes."""
         return blake3(data, key=self._chunk_id_key).digest()
 
-    def submit(self, job: Job) -> int:
+    def submit(self, job: _Work) -> int:
         """Queue a job; returns its number, to wait for with `merged`."""
         self.submitted += 1
         job.number = self.submitted
@@ -200,7 +224,7 @@ class Pipeline:
             job = self._waiting.popleft()
             while job.pieces is None:
                 try:
-                    job.pieces = await trio.to_thread.run_sync(self._encode, job, limiter=self._limiter)
+                    await trio.to_thread.run_sync(self._encode, job, limiter=self._limiter)
                     self.error = None
                 except (FusegwError, OSError) as error:
                     self._fail(error)
@@ -209,10 +233,14 @@ class Pipeline:
             if self.error is not None:
                 await trio.sleep(_RETRY_S)
 
-    def _encode(self, job: Job) -> list[list[_Piece]]:
-        return [self._encode_range(job, part, self._append) for part in job.ranges]
+    def _encode(self, job: _Work) -> None:
+        if isinstance(job, Reseal):
+            raws = [(chunk_id, memoryview(raw)) for _, _, chunk_id, raw in job.chunks]
+            job.pieces = self._append(job, raws)
+        else:
+            job.pieces = [self._encode_range(job, part, self._append) for part in job.ranges]
 
-    def _append(self, job: Job, fresh: list[_Fresh]) -> list[Location]:
+    def _append(self, job: _Work, fresh: list[_Fresh]) -> list[Location]:
         """In a worker thread, in portions small against what the writer may hold in memory."""
         locations = []
         portion: list[_Fresh] = []
@@ -270,7 +298,8 @@ class Pipeline:
                 self._merge(job)
             except Corrupt as error:
                 log.error("written data is lost: %s", error)
-                job.lost(error)
+                if isinstance(job, Job):
+                    job.lost(error)
             except (FusegwError, OSError) as error:
                 job.pieces = None
                 self._waiting.appendleft(job)
@@ -282,9 +311,23 @@ class Pipeline:
             self.bytes_in_flight -= job.nbytes
         self._signal()
 
-    def _merge(self, job: Job) -> None:
+    def _merge(self, job: _Work) -> None:
         assert job.pieces is not None
-        self._enter(job.ranges, job.pieces, job.merge)
+        if isinstance(job, Reseal):
+            self._move(job, job.pieces)
+        else:
+            self._enter(job.ranges, job.pieces, job.merge)
+
+    def _move(self, job: Reseal, places: list[Location]) -> None:
+        with self._metadata.change() as change:
+            for (number, pack, chunk_id, _), place in zip(job.chunks, places, strict=True):
+                chunk = change.get(CHUNK, number)
+                if chunk is None or chunk.pack != pack:
+                    continue
+                row = _row(chunk_id, self._present(place), chunk.count)
+                self._chunks.move(change, number, row)
+                job.moved += 1
+                job.moved_bytes += row.stored
 
     def _enter(self, ranges: Sequence[Range], encoded: Sequence[list[_Piece]], merge: Merge) -> None:
         """One change: chunks, held by a reference of our own until `merge` has placed their extents."""
@@ -313,11 +356,15 @@ class Pipeline:
             if place is None:
                 raw = memoryview(part.data)[position : position + piece.length]
                 place = self._writer.append(piece.chunk_id, raw)
-            while place in self._moved:
-                place = self._moved[place]
-            number = self._chunks.add(change, _row(piece.chunk_id, place, 0))
+            number = self._chunks.add(change, _row(piece.chunk_id, self._present(place), 0))
         self._chunks.refer(change, number)
         return Extent(piece.length, number, 0)
+
+    def _present(self, place: Location) -> Location:
+        """Where the record is that was sealed there."""
+        while place in self._moved:
+            place = self._moved[place]
+        return place
 
     def _count(self, ranges: Sequence[Range], encoded: Sequence[list[_Piece]]) -> None:
         self.raw_bytes += sum(len(part.data) for part in ranges)

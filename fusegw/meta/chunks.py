@@ -147,17 +147,25 @@ class Chunks:
         self._leave(change, self.row(change, number))
         self._arrive(change, number, chunk)
         change.put(CHUNK, number, chunk)
+        self._index(change, number, chunk)
+
+    def distrust(self, change: Change, number: int) -> None:
+        """The chunk's bytes are damaged: the next write of the same data stores them anew, for it too."""
+        self._any_damaged = True
+        mark_damaged(change, number, self.row(change, number).chunk_id, self._clock)
+
+    def trust(self, change: Change, number: int) -> None:
+        """The chunk's bytes are as they were sealed, whatever was thought of them."""
+        self._index(change, number, self.row(change, number))
+
+    def _index(self, change: Change, number: int, chunk: Chunk) -> None:
+        """It can be referred to by new data; of several with the same id the newest is."""
         key = chunk_key(chunk.chunk_id)
         indexed = change.get(CHUNK_ID, key)
         if indexed is None or indexed < number:
             change.put(CHUNK_ID, key, number)
         if self._any_damaged:
             _unmark(change, number, chunk)
-
-    def distrust(self, change: Change, number: int) -> None:
-        """The chunk's bytes are damaged: the next write of the same data stores them anew, for it too."""
-        self._any_damaged = True
-        mark_damaged(change, number, self.row(change, number).chunk_id, self._clock)
 
     def _heal(self, change: Change, chunk: Chunk) -> int | None:
         """Move the damaged chunks with this data to the place of `chunk`; the newest of them, None without

@@ -15,7 +15,7 @@ import trio
 
 from fusegw.errors import Corrupt, FusegwError, NotFound, Unavailable
 from fusegw.meta.chunks import Chunks
-from fusegw.meta.metadata import Metadata
+from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
 from fusegw.packs.format import Location
 from fusegw.packs.reader import ChunkRef, PackReader
@@ -255,17 +255,7 @@ class Reading:
         self._remember(number, raw)
 
     def _reference(self, number: int) -> ChunkRef:
-        change = self._metadata.change()
-        chunk = self._chunks.row(change, number)
-        pack = self._chunks.pack(change, chunk.pack)
-        return ChunkRef(
-            chunk_id=chunk.chunk_id,
-            location=Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
-            pack_id=pack.pack_id,
-            pack_size=pack.size,
-            key_version=pack.key_version,
-            salt=pack.salt,
-        )
+        return reference(self._metadata.change(), self._chunks, number)
 
     def _remember(self, number: int, raw: bytes) -> None:
         if number not in self._decoded:
@@ -285,3 +275,17 @@ class Reading:
         if not self._read_only:
             with self._metadata.change() as change:
                 self._chunks.distrust(change, number)
+
+
+def reference(change: Change, chunks: Chunks, number: int) -> ChunkRef:
+    """All it takes to read the chunk where it lies now; Corrupt when the index does not say it."""
+    chunk = chunks.row(change, number)
+    pack = chunks.pack(change, chunk.pack)
+    return ChunkRef(
+        chunk_id=chunk.chunk_id,
+        location=Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
+        pack_id=pack.pack_id,
+        pack_size=pack.size,
+        key_version=pack.key_version,
+        salt=pack.salt,
+    )

@@ -9,7 +9,7 @@ import trio
 from msgspec.structs import replace
 
 from fusegw.assembly import Runtime
-from fusegw.check.run import Check, Report, Suspect, run
+from fusegw.check.run import Check, Report, run
 from fusegw.clock import SystemClock
 from fusegw.errors import Unavailable
 from fusegw.meta.beside import IndexBeside
@@ -18,6 +18,7 @@ from fusegw.packs.format import HEADER_SIZE
 from fusegw.store.base import ObjectStore
 from fusegw.store.faulty import FaultyStore
 from fusegw.store.memory import MemoryStore
+from fusegw.vfs.mending import Suspect
 from tests.faults.support import KEYS, ROOT_USER, content, source, volume, write_file
 from tests.ship.test_checkpoint import checkpointed
 

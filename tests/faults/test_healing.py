@@ -10,6 +10,7 @@ from fusegw.errors import Corrupt
 from fusegw.meta import chunks
 from fusegw.meta.schema import CHUNK, DAMAGED, PACK_NUMBER_END, ROOT_INODE
 from fusegw.store.memory import MemoryStore
+from fusegw.vfs.mending import Suspect
 from tests.faults.support import content, forget_cached, read_file, source, until, volume, write_file
 from tests.model.invariants import check_index
 
@@ -128,3 +129,75 @@ async def test_a_chunk_that_moved_while_it_was_read_is_no_damage(
         )
         assert await read_file(runtime, b"old") == DATA
         assert not stale and marked(runtime) == 0
+
+
+def suspects(runtime: Runtime) -> list[Suspect]:
+    return [Suspect(number, chunk.pack) for number, chunk in runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)]
+
+
+async def test_what_the_cache_has_is_stored_anew(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await write_file(runtime, b"old", DATA)
+        await runtime.volume.barrier()
+        lose_packs(store)
+        asked = suspects(runtime)
+        mended = await runtime.mender.mend(asked, repair=True)
+        assert mended.whole == [one.number for one in asked] and mended.marked == 0
+        assert marked(runtime) == 0
+        await runtime.volume.barrier()
+        forget_cached(runtime)
+        assert await read_file(runtime, b"old") == DATA
+        check_index(runtime.metadata)
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        assert chunk_count(runtime) == len(asked), "it is in the dedup index"
+        again = await runtime.mender.mend(asked, repair=True)
+        assert len(again.whole) == len(asked), "they lie elsewhere by now"
+
+
+async def test_what_the_cache_has_not_is_marked_and_stays_lost(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await write_file(runtime, b"old", DATA)
+        await runtime.volume.barrier()
+        lose_packs(store)
+        forget_cached(runtime)
+        asked = suspects(runtime)
+        mended = await runtime.mender.mend(asked, repair=True)
+        assert mended.whole == [] and mended.marked == len(asked) == marked(runtime)
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        forget_cached(runtime)
+        assert await read_file(runtime, b"old") == DATA and marked(runtime) == 0
+
+
+async def test_damaged_bytes_in_the_cache_are_not_stored_anew(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await write_file(runtime, b"old", DATA)
+        await runtime.volume.barrier()
+        lose_packs(store)
+        for path in (tmp_path / "cache" / "packs").rglob("*"):
+            if path.is_file():
+                path.write_bytes(bytes(path.stat().st_size))
+        mended = await runtime.mender.mend(suspects(runtime), repair=True)
+        assert mended.whole == [] and mended.marked
+
+
+async def test_without_repair_nothing_is_stored_and_what_is_good_is_trusted_again(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    async with volume(source(tmp_path, store)) as runtime:
+        await write_file(runtime, b"old", DATA)
+        await runtime.volume.barrier()
+        packs = [info.key for info in store.list("packs/")]
+        asked = suspects(runtime)
+        mended = await runtime.mender.mend(asked, repair=False)
+        assert mended.whole == [] and marked(runtime) == len(asked)
+        good = [Suspect(one.number, one.pack, good=True) for one in asked]
+        mended = await runtime.mender.mend(good, repair=False)
+        assert len(mended.whole) == len(asked) and marked(runtime) == 0
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        assert [info.key for info in store.list("packs/")] == packs, "it is in the dedup index again"
+        check_index(runtime.metadata)
