@@ -84,6 +84,7 @@ def command(settings: NfsSettings, state: Path, *, mountpoint: Path, fsid: int) 
             "LD_PRELOAD": str(preload_library()),
             "FUSEGW_NFS_MOUNTPOINT": str(mountpoint),
             "FUSEGW_NFS_FSID": f"{fsid:016x}",
+            "FUSEGW_NFS_LISTEN": settings.listen,
             "FUSEGW_NFS_PORTMAPPER": str(int(settings.portmapper)),
             # ganesha would take a name on the system's bus, where another one may be served from.
             "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={state / 'no-bus'}",

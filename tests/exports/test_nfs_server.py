@@ -1,7 +1,11 @@
 """nfs-ganesha as our child, on a plain directory: what it serves, to whom, and how changes reach it."""
 
 import os
+import shlex
 import signal
+import struct
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -65,6 +69,33 @@ async def test_versions_3_to_4_2_are_served_on_loopback_alone(
         assert {address for address, _ in listening(pid)} == {"127.0.0.1"}
         assert sorted(port for _, port in listening(pid)) == sorted((chosen.port, chosen.mount_port))
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "listen", "bound", "expected"),
+    [
+        ("", "127.0.0.1", "127.0.0.1", {"127.0.0.1"}),
+        ("ip addr add 192.0.2.1/32 dev lo", "127.0.0.1", "127.0.0.1", {"127.0.0.1"}),
+        ("ip addr add 192.0.2.1/32 dev lo", "0.0.0.0", "127.0.0.1", {"127.0.0.1"}),
+        ("ip addr add 192.0.2.1/32 dev lo", "0.0.0.0", "0.0.0.0", {"127.0.0.1", "192.0.2.1"}),
+    ],
+    ids=["no network", "no IPv6", "ganesha listens everywhere", "and is let"],
+)
+def test_it_listens_where_it_is_told_whatever_the_network(
+    network: str, listen: str, bound: str, expected: set[str]
+) -> None:
+    """ganesha alone does not start in the first one, and listens everywhere in the second."""
+    arguments = (listen, bound, "127.0.0.1", "192.0.2.1")
+    run = shlex.join([sys.executable, "-m", "tests.exports.elsewhere", *arguments])
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", f"ip link set lo up; {network}\nexec {run}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == expected
 
 
 async def test_changes_reach_it_without_a_restart(nfs: NfsServer, tree: Path, chosen: NfsSettings) -> None:
@@ -147,6 +178,29 @@ async def test_unlike_shares_are_served_when_that_is_acknowledged(tmp_path: Path
         forged = handle[:2] + (257).to_bytes(2, "big") + handle[4:]
         with Nfs3(chosen.port, chosen.mount_port) as client:  # whom `unlike` does not let in
             assert client.read(forged, 0, 10) == b"two"
+
+
+async def test_a_share_with_kerberos_turns_others_away(tmp_path: Path, tree: Path) -> None:
+    keytab = tmp_path / "keytab"
+    keytab.write_bytes(_keytab("nfs", "gateway.example.org"))
+    chosen = ganeshas.settings(keytab=str(keytab))
+    nfs = ganeshas.server(tmp_path / "nfs", tree, chosen)
+    both = placed(tree / "two", "both", 258, security=("krb5i", "sys"), forgeable_handles=True)
+    async with serving(nfs, placed(tree / "one", "one", security=("krb5", "krb5p")), both):
+        assert nfs.status.problems == {}
+        assert await seen(chosen, "both") == ["in two"]
+        assert await seen(chosen, "one") == -1
+
+
+def _keytab(service: str, host: str) -> bytes:
+    """A keytab of format 5.2 with one key, of AES-256, for service/host@EXAMPLE.ORG."""
+
+    def counted(data: bytes) -> bytes:
+        return struct.pack(">H", len(data)) + data
+
+    names = b"".join(counted(name.encode()) for name in ("EXAMPLE.ORG", service, host))
+    entry = struct.pack(">H", 2) + names + struct.pack(">IIBH", 1, 0, 1, 18) + counted(bytes(range(32)))
+    return b"\x05\x02" + struct.pack(">i", len(entry)) + entry
 
 
 async def test_it_is_started_again_with_another_verifier(

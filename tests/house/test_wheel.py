@@ -39,6 +39,14 @@ def test_wheel_holds_every_module_of_the_three_packages(tmp_path: Path) -> None:
     assert built_modules(tmp_path) == tree_modules(tmp_path)
 
 
+def test_wheel_holds_what_ganesha_is_preloaded_with(tmp_path: Path) -> None:
+    copy_sources(tmp_path)
+    built_modules(tmp_path)
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert any(name.startswith("exports/_nfs_preload.") for name in archive.namelist())
+
+
 def test_a_package_left_out_of_pyproject_is_missed(tmp_path: Path) -> None:
     copy_sources(tmp_path)
     pyproject = tmp_path / "pyproject.toml"
