@@ -3,12 +3,14 @@
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from fusegw.clock import SystemClock
 from fusegw.daemon import mountpoint
 from tests.exports.nfs_wire import FILE_SYNC, STALE, UNSTABLE, NfsError
 from tests.exports.nfshost import Client, NfsHost
@@ -354,3 +356,49 @@ def test_a_recovered_gateway_serves_the_same_shares_and_handles(own: NfsHost, tm
             assert client.commit(new) != bytes(8)
     finally:
         heir.end()
+
+
+def test_shares_of_several_volumes_in_one_mount(tmp_path: Path) -> None:
+    host = NfsHost(tmp_path)
+    try:
+        host.add("other")
+        host.mount_all()
+        for volume in (NAME, "other"):
+            (host.root / volume / "file").write_text(volume)
+            host.share(f"all of {volume}", "--volume", volume)
+        with host.nfs3() as client:
+            roots = {volume: client.mount(f"/all of {volume}") for volume in (NAME, "other")}
+            handles = {volume: client.walk(root, "file") for volume, root in roots.items()}
+        with host.nfs4(2) as client4:
+            assert set(client4.names("/")) == {f"all of {volume}" for volume in roots}
+        host.umount()
+        host.mount_all()
+        host.serving()
+        with host.nfs3() as client:
+            assert {volume: client.mount(f"/all of {volume}") for volume in roots} == roots
+            for volume, handle in handles.items():
+                assert client.read(handle, 0, 100) == volume.encode()
+    finally:
+        host.end()
+
+
+@pytest.mark.soak
+def test_a_copy_of_1_gib_goes_on_when_ganesha_is_killed(own: NfsHost, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", own.root / "copied"
+    with source.open("wb") as file:
+        for _ in range(1024):
+            file.write(os.urandom(1 << 20))
+    clock = SystemClock()
+    copy = subprocess.Popen(["nfs-cp", str(source), own.url(f"/{SHARE}/copied")], stdout=subprocess.DEVNULL)
+    for part in (1, 2, 3):
+        while not target.exists() or target.stat().st_size < part * source.stat().st_size // 4:
+            assert copy.poll() is None, "the copy ended too early"
+            time.sleep(0.01)
+        pid = own.kill_ganesha()
+        killed = clock.monotonic()
+        own.serving(other_than=pid)
+        print(
+            f"ganesha killed at {part}/4 of the copy, answered again after {clock.monotonic() - killed:.1f} s"
+        )
+    assert copy.wait(300) == 0
+    subprocess.run(["cmp", source, target], check=True)
