@@ -1,6 +1,6 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
-Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, shippers of packs and log,
+Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, scrub, shippers of packs and log,
 committer. A volume for reading has none, a standby only the one that follows the log: nothing is ever pending
 there, so that a promotion may put new parts, built for the new epoch, in the place of the old ones, over the
 same index and cache.
@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from cache import PackCache
 from cache.errors import CacheError, CacheInUse
+from fusegw.check.scrub import Scrub
 from fusegw.errors import Busy, FusegwError, Invalid
 from fusegw.identity import record_identity
 from fusegw.index import Source, open_index
@@ -73,6 +74,7 @@ class Runtime(msgspec.Struct):
     reading: Reading
     recutter: Recutter
     mender: Mender
+    scrub: Scrub
     health: Health
     usage: Usage
     chunks: Chunks
@@ -303,8 +305,17 @@ def _build(
         entropy=source.entropy,
         ship_interval_s=tuning.ship_interval_s,
     )
-    recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     mender = Mender(metadata, chunks, pipeline, committer, reader, pressure)
+    scrub = Scrub(
+        metadata,
+        source.store,
+        keys,
+        mender,
+        log_shipper,
+        clock=clock,
+        daily_share=tuning.scrub_daily_share,
+    )
+    recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     reaper = Reaper(metadata, inodes, chunks, usage, files)
     volume = Volume(
         metadata,
@@ -332,6 +343,7 @@ def _build(
         reading,
         recutter,
         mender,
+        scrub,
         health,
         usage,
         chunks,
@@ -346,6 +358,7 @@ def _start(runtime: Runtime) -> None:
     for task in (runtime.committer.run, runtime.pipeline.run, volume.files.run, volume.reap):
         tasks.start_soon(task)
     tasks.start_soon(runtime.recutter.run)
+    tasks.start_soon(runtime.scrub.run)
     tasks.start_soon(_ship, runtime.shipper, runtime.log, runtime.checkpointer)
 
 

@@ -114,6 +114,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Growth of the log, as stored, at which a checkpoint is due (and half the last one's size)."""
     checkpoint_retention_s: Annotated[float, msgspec.Meta(ge=0, le=100 * 366 * 86400)] = 7 * 86400.0
     """Positions of this long can be recovered; what is older is given up."""
+    scrub_daily_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    """Share of the stored data that is read back and verified in a day, beside new packs once; 0: nothing."""
     commit_interval_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.25
     """Time between two group commits of metadata when nobody asks for one."""
     high_watermark: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8

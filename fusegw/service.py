@@ -17,6 +17,7 @@ from fusegw.control.protocol import (
     MendItem,
     MendReply,
     PromoteReply,
+    ScrubStatus,
     ShareChange,
     SharesReply,
     ShutdownReply,
@@ -106,6 +107,7 @@ class Service:
             follow_lag_s=None if follower is None else follower.lag_s,
             behind_segments=None if follower is None else follower.behind_segments,
             follow_error=None if follower is None or follower.error is None else str(follower.error),
+            scrub=self._scrub(),
             servers=self._sharing.status(),
             share_problems=self._sharing.problems(settings.volume),
         )
@@ -226,6 +228,23 @@ class Service:
         then, before = self._taken_in[0]
         elapsed = self._clock.monotonic() - then
         return (self._runtime.pipeline.raw_bytes - before) / elapsed if elapsed > 0 else 0.0
+
+    def _scrub(self) -> ScrubStatus | None:
+        runtime, scrub = self._runtime, self._runtime.scrub
+        if runtime.source.read_only or not runtime.source.tuning.scrub_daily_share:
+            return None
+        state, figures = scrub.state, scrub.figures
+        return ScrubStatus(
+            pass_done=scrub.pass_done,
+            passes=state.passes,
+            last_pass_unix_s=state.ended_ns / 1e9 if state.passes else None,
+            packs=figures.packs,
+            read_bytes=figures.nbytes,
+            damaged_chunks=figures.damaged_chunks,
+            mended_chunks=figures.mended_chunks,
+            problems=tuple(figures.problems),
+            last_error=None if figures.error is None else str(figures.error),
+        )
 
     def _health(self) -> StoreHealth:
         health = self._runtime.health.report()

@@ -11,7 +11,7 @@ from exports.status import ServerStatus
 from fusegw.cli import output
 from fusegw.cli.places import Place, place_argument, place_of
 from fusegw.cli.session import Session, Site, common_options, json_option
-from fusegw.control.protocol import StatusReply, StoreHealth, SyncProgress
+from fusegw.control.protocol import ScrubStatus, StatusReply, StoreHealth, SyncProgress
 from fusegw.daemon.lock import present_holder
 from fusegw.errors import NotFound
 
@@ -189,6 +189,10 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "log", f"segment {reply.log_seq:,}"
     if reply.checkpoint_seq is not None:
         yield "checkpoint", f"segment {reply.checkpoint_seq:,}, {output.duration(reply.checkpoint_age_s)} old"
+    if reply.scrub is not None:
+        yield "scrub", _scrub(reply.scrub)
+        for problem in reply.scrub.problems:
+            yield "damaged", problem
     if reply.fenced:
         yield "fenced", reply.fenced
     if reply.hook_last_error:
@@ -208,6 +212,13 @@ def _server(server: ServerStatus) -> str:
     if health.restarts:
         text += f"; started again {health.restarts:,} times, at last because {health.last_error}"
     return text
+
+
+def _scrub(scrub: ScrubStatus) -> str:
+    text = f"{output.ratio(scrub.pass_done, percent=True)} of pass {scrub.passes + 1:,}"
+    if scrub.damaged_chunks:
+        text += f"; {scrub.damaged_chunks:,} chunks damaged, {scrub.mended_chunks:,} of them mended"
+    return text + (f"; waits: {scrub.last_error}" if scrub.last_error else "")
 
 
 def _standby(reply: StatusReply) -> str:

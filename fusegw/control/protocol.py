@@ -96,6 +96,27 @@ class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
     """When it left "ok", in seconds since 1970; None while "ok"."""
 
 
+class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far packs were read back from the store in the background. Counters run since the mount."""
+
+    pass_done: float | None
+    """Of the present pass over all packs, 0 to 1; None for an empty volume."""
+    passes: int
+    """That came to their end."""
+    last_pass_unix_s: float | None
+    """When the last one did; None before."""
+    packs: int
+    """Read, new ones and those in turn."""
+    read_bytes: int
+    damaged_chunks: int
+    """Found, those included that were stored anew from the cache."""
+    mended_chunks: int
+    problems: tuple[str, ...] = ()
+    """The newest ones."""
+    last_error: str | None = None
+    """Why it does not get on at present."""
+
+
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """How a mounted volume is doing. Bytes are stored (compressed, sealed) bytes unless said otherwise."""
 
@@ -142,6 +163,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Log segments in the store that are not shown yet, as far as known."""
     follow_error: str | None = None
     """What keeps it from following at present."""
+    scrub: ScrubStatus | None = None
+    """None where nothing is scrubbed: switched off, or not written here."""
     servers: tuple[ServerStatus, ...] = ()
     """Of the gateway's shares, by protocol; those that offer nothing are left out."""
     share_problems: tuple[str, ...] = ()

@@ -76,6 +76,8 @@ STATE_STORED = b"stored"
 
 LOCAL_HEAD = b"head"
 """`Head`: the place in the log up to which this index is in the store."""
+LOCAL_SCRUB = b"scrub"
+"""`Scrubbed`: how far packs were read back from the store in the background."""
 
 
 def numbered(epoch: int, n: int) -> int:
@@ -195,6 +197,21 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     """Number of the newest commit that is in the log whole."""
 
 
+class Scrubbed(msgspec.Struct, frozen=True, gc=False):
+    """How far the scrub has come; pack numbers ascend."""
+
+    cursor: int = 0
+    """Stored packs below it were read in this pass."""
+    fresh: int = 0
+    """Packs below it were read once after they were stored, or are older than the first scrub."""
+    pass_bytes: int = 0
+    """Read in this pass."""
+    passes: int = 0
+    """That came to their end."""
+    ended_ns: int = 0
+    """When the last one did (ns since 1970)."""
+
+
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """One commit of this index as log records."""
 
@@ -221,6 +238,7 @@ _CHUNK = struct.Struct(">32sQIIIIIB")
 _PACK = struct.Struct(">16sI32sIIIQ")
 _PACK_LOCAL = struct.Struct(">BqQ")
 _HEAD = struct.Struct(f">QIQ{HASH_SIZE}s")
+_SCRUBBED = struct.Struct(">QQQQq")
 _SINCE = struct.Struct(">q")
 _INODE_ROW = 1
 
@@ -307,6 +325,16 @@ def decode_head(row: bytes) -> Head:
     """The head in `encode_head`'s bytes."""
     seq, epoch, commit, digest = _HEAD.unpack_from(row)
     return Head(seq, digest, epoch, commit)
+
+
+def encode_scrubbed(scrubbed: Scrubbed) -> bytes:
+    """The stored form of a scrub's state."""
+    return _SCRUBBED.pack(*msgspec.structs.astuple(scrubbed))
+
+
+def decode_scrubbed(row: bytes) -> Scrubbed:
+    """The state in `encode_scrubbed`'s bytes."""
+    return Scrubbed(*_SCRUBBED.unpack_from(row))
 
 
 STATE: Table[bytes, bytes] = Table(
