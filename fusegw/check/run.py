@@ -37,7 +37,7 @@ from fusegw.vfs.mending import Suspect
 OnProgress = Callable[[str, float, float | None], None]
 """Gets what is being done, how much of it, and how much there is (None: not known)."""
 _TURN_ROWS = 4096
-_TRIM_ROWS = 1 << 18
+_TRIM_ROWS = 1 << 16
 _LOOKS = 2
 """At what seemed wrong, before it counts."""
 _PAUSE_S = 1.0
