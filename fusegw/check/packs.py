@@ -30,9 +30,8 @@ class Packs(msgspec.Struct):
 
     needed: int = 0
     """That living chunks lie in, and that must be in the store."""
-    unknown: int = 0
-    """Objects that the index does not know: of a crash, or of another writer; collection frees them."""
-    unknown_bytes: int = 0
+    unknown: dict[str, int] = {}
+    """Sizes of objects that the index does not know: of a crash, or of another writer, or newer than it."""
     broken: dict[int, str] = {}
     """Keys of those that are missing, or of another size, by pack number."""
     missing: set[int] = set()
@@ -57,8 +56,7 @@ def compare_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
             damages.of(info.key, f"object {info.key} has {info.size} bytes, {size} were written")
             found.broken[number] = info.key
         elif not number and info.key not in known:
-            found.unknown += 1
-            found.unknown_bytes += info.size
+            found.unknown[info.key] = info.size
     for key, (number, _) in needed.items():
         damages.of(key, f"object {key} is missing from {store.url}")
         found.broken[number] = key

@@ -139,8 +139,6 @@ class _Run:
         self._on_progress("looking for packs", 0, None)
         with check.views() as view:
             packs = compare_packs(view, self._store, self._damages)
-        report.packs, report.packs_unknown = packs.needed, packs.unknown
-        report.packs_unknown_bytes = packs.unknown_bytes
         logged = check_log(
             head,
             self._store,
@@ -151,6 +149,8 @@ class _Run:
         )
         report.checkpoints, report.segments = logged.checkpoints, logged.segments
         self._judge_missing(packs)
+        report.packs, report.packs_unknown = packs.needed, len(packs.unknown)
+        report.packs_unknown_bytes = sum(packs.unknown.values())
         broken: dict[int, tuple[int, str]] = {}
         if check.share > 0 or packs.broken or len(marked):
             broken = self._read(packs, marked, total)
@@ -167,8 +167,12 @@ class _Run:
             self._check.trim()
 
     def _judge_missing(self, packs: Packs) -> None:
-        """A pack that went meanwhile because nobody needs it any more, or came, is not missing."""
+        """A pack that went meanwhile because nobody needs it any more is not missing, one that came is not
+        unknown."""
         with self._check.views() as view:
+            if packs.unknown:
+                for _, known in view.rows(PACK):
+                    packs.unknown.pop(object_key(known.pack_id), None)
             for number in sorted(packs.broken):
                 pack = view.get(PACK, number)
                 if pack is not None and pack.live and self._is_broken(pack):
