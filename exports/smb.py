@@ -203,6 +203,11 @@ class SmbServer:
             raise ToolFailed(f"{error.filename or places.directory}: {error.strerror}") from None
         if offer.sid != self._offer.sid and not self._settings.realm:
             self._tools.set_sid(offer.sid)
+        if self._settings.realm and not self._tools.is_member():
+            raise ToolFailed(
+                f"this host is no member of {self._settings.realm}: net ads join "
+                f"--configfile={places.configuration} -U ADMINISTRATOR, and mount again"
+            )
 
     def _cut(self, before: Offer, now: Offer) -> list[str]:
         """Shares in which somebody may be who could not connect now, or not in this way."""

@@ -19,9 +19,11 @@ TIMEOUT_S = 20.0
 OUTPUT_CHARS_MAX = 64 << 10
 WRAPPER_LIBRARIES = ("/usr/lib/*/libnss_wrapper.so", "/usr/lib64/libnss_wrapper.so")
 _COMPLAINT = re.compile(
-    r"unknown parameter|ignoring|invalid|error|bad |not a valid|can't|cannot|failed|missing|unavailable",
+    r"unknown parameter|ignoring|invalid|error|bad |not a valid|can't|cannot|failed|missing|"
+    r"found in service",
     re.IGNORECASE,
 )
+_SDDL = re.compile(r"(?:[OG]:[A-Z0-9-]+|[DS]:[A-Z]*(?:\([A-Za-z0-9;-]*\))*)+")
 _SID = re.compile(r"S-1-5-21(?:-[0-9]+){3}")
 
 
@@ -52,8 +54,9 @@ class SambaTools:
 
     def check(self, candidate: Path) -> None:
         """Whether samba understands every line of the configuration `candidate`; InvalidExport says which
-        it does not. testparm ends with 0 all the same, so it is what it says that counts."""
-        _, said = self._run("testparm", ["--suppress-prompt", "--debuglevel=1", str(candidate)])
+        it does not. testparm may end with 0 all the same, so it is what it says that counts."""
+        arguments = ["--suppress-prompt", "--debuglevel=1", str(candidate)]
+        _, said = self._run("testparm", arguments, ok=(0, 1))
         complaints = [line.strip() for line in said.splitlines() if _COMPLAINT.search(line)]
         if complaints:
             raise InvalidExport(f"samba does not accept the configuration of the shares: {complaints[0]}")
@@ -73,14 +76,16 @@ class SambaTools:
         """End what is connected to this share, and only that."""
         self._configured("smbcontrol", ["smbd", "close-share", name])
 
-    def acl(self, path: Path) -> str:
-        """The NT ACL of a file or directory, as SDDL."""
-        out, _ = self._configured("samba-tool", ["ntacl", "get", "--as-sddl", "--use-ntvfs", str(path)])
+    def acl(self, share: str, path: Path) -> str:
+        """The NT ACL of a file or directory in a share, as SDDL."""
+        out, _ = self._configured("samba-tool", ["ntacl", "get", "--as-sddl", *_through(share), str(path)])
         return out.strip()
 
-    def set_acl(self, path: Path, sddl: str) -> None:
-        """Set it."""
-        self._configured("samba-tool", ["ntacl", "set", "--use-ntvfs", sddl, str(path)])
+    def set_acl(self, share: str, path: Path, sddl: str) -> None:
+        """Set it, and the mode and POSIX ACL that come nearest to it."""
+        if not _SDDL.fullmatch(sddl):
+            raise InvalidExport(f"{sddl!r} is no ACL in SDDL, such as O:S-1-5-…G:S-1-5-…D:(A;;FA;;;WD)")
+        self._configured("samba-tool", ["ntacl", "set", *_through(share), sddl, str(path)])
 
     def is_member(self) -> bool:
         """Whether this host's membership of its Active Directory domain works."""
@@ -91,10 +96,10 @@ class SambaTools:
         return True
 
     def _configured(self, program: str, arguments: Sequence[str]) -> tuple[str, str]:
-        return self._run(program, [f"--configfile={self._configuration}", *arguments])
+        return self._run(program, [*arguments, f"--configfile={self._configuration}"])
 
-    def _run(self, program: str, arguments: Sequence[str]) -> tuple[str, str]:
-        """Standard output and standard error of a call that ended with 0."""
+    def _run(self, program: str, arguments: Sequence[str], *, ok: Sequence[int] = (0,)) -> tuple[str, str]:
+        """Standard output and standard error of a call that ended with one of `ok`."""
         try:
             command = sh.Command(program, search_paths=self._environment["PATH"].split(":"))
             done = command(
@@ -105,6 +110,7 @@ class SambaTools:
                 _tty_in=False,
                 _tty_out=False,
                 _timeout=TIMEOUT_S,
+                _ok_code=list(ok),
                 _return_cmd=True,
                 _new_session=True,
             )
@@ -114,10 +120,15 @@ class SambaTools:
             raise ToolFailed(f"{program} has not ended within {TIMEOUT_S:g} s") from None
         except sh.ErrorReturnCode as error:
             words = _said(error.stderr or error.stdout)
-            raise ToolFailed(f"{program} {arguments[-1]!r} ended with {error.exit_code}{words}") from None
+            raise ToolFailed(f"{program} {arguments[0]} ended with {error.exit_code}{words}") from None
         except OSError as error:
             raise ToolFailed(f"{program} cannot be run: {error.strerror}") from None
         return _text(done.stdout), _text(done.stderr)
+
+
+def _through(share: str) -> tuple[str, str]:
+    """As smbd would, with the settings of this share."""
+    return "--use-s3fs", f"--service={share}"
 
 
 def _text(data: bytes) -> str:

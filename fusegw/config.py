@@ -442,6 +442,11 @@ class MissingVolume(msgspec.Struct, frozen=True):
     error: FusegwError
 
 
+def server_dir(state_dir: Path, number: int) -> Path:
+    """Where the servers of one mount have their directories; `number` of the volume, 0 for a unified one."""
+    return state_dir / "shares" / str(number)
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """All that `fusegw.gateway.run` needs: one mount and what is in it."""
 
@@ -463,4 +468,4 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     def servers_dir(self) -> Path:
         """Where the servers of shares have their directories: short, since they make sockets there."""
         first = self.volumes[0]
-        return first.paths.state_dir / "shares" / str(0 if self.unified else first.volume_number)
+        return server_dir(first.paths.state_dir, 0 if self.unified else first.volume_number)

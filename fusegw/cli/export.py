@@ -10,6 +10,7 @@ from exports.clients import Client
 from exports.errors import InvalidExport
 from exports.model import Case, Encryption, Protocol, Security, Share, Squash
 from fusegw.cli import output, shares
+from fusegw.cli.export_acl import acl
 from fusegw.cli.export_audit import audit
 from fusegw.cli.export_client import show_advice
 from fusegw.cli.export_user import user
@@ -82,6 +83,7 @@ def export(session: Session) -> None:
 
 
 export.add_command(user)
+export.add_command(acl)
 export.add_command(audit)
 
 

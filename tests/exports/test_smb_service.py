@@ -226,6 +226,24 @@ def test_a_link_in_the_place_of_the_shared_directory_is_not_followed(own: SmbHos
     own.client("data", "get hostname /dev/null")
 
 
+def test_nt_acls(smb: SmbHost) -> None:
+    smb.client("data", "put /etc/hostname acl")
+    sddl = smb.command("export", "acl", "show", "data", "/acl").strip()
+    assert sddl.startswith("O:S-1-5-21-") and ";;;WD)" in sddl
+    private = sddl.partition("D:")[0] + "D:P(A;;FA;;;SY)"
+    smb.command("export", "acl", "set", "data", "/acl", private)
+    found = smb.command("export", "acl", "show", "data", "/acl")
+    assert ";;;SY)" in found and ";;;WD)" not in found
+    assert smb.refusal("data", "get acl /dev/null") == "NT_STATUS_ACCESS_DENIED"
+    smb.command("export", "acl", "set", "data", "/acl", sddl)
+    smb.client("data", "get acl /dev/null; rm acl")
+    for path, words, code in (("/none", "no '/none'", 9), ("/../../etc/passwd", "leads out", 3)):
+        done = smb.run("export", "acl", "show", "data", path)
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+    assert smb.run("export", "acl", "set", "data", "/", "--help me").returncode == 2
+    assert smb.run("export", "acl", "set", "data", "/", "D:(A; rm)").returncode == 3
+
+
 def test_a_share_needs_its_directory(smb: SmbHost) -> None:
     done = smb.run("export", "add", "nowhere", "--path", "/nowhere")
     assert done.returncode == 9 and "no directory '/nowhere'" in done.stderr
