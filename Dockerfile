@@ -11,6 +11,9 @@
 #
 # The mount is at /mnt/tank in the container and, by the rshared volume, at /srv/fusegw/tank on the host; `mount` without
 # a volume's name shows all volumes as directories of /mnt/volumes.
+# Shares: smbd and nfs-ganesha act as the users of their clients, and as root, which takes Docker's usual capabilities besides
+# the two: leave --cap-drop out. They listen where [smb] and [nfs] of the configuration say, on the container's loopback by
+# default; with listen = ["0.0.0.0"] and listen = "0.0.0.0" there, -p 445:445 -p 2049:2049 -p 20048:20048 leads to them.
 # `docker stop` sends SIGTERM: the gateway unmounts, writes what it has to disk, uploads for at most five minutes.
 
 FROM debian:12-slim AS build
@@ -28,7 +31,9 @@ RUN PIP_CONSTRAINT=/src/constraints.txt /opt/fusegw/bin/pip install --no-cache-d
 
 FROM debian:12-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates fuse3 python3 tini \
+    && apt-get install -y --no-install-recommends \
+        ca-certificates fuse3 python3 tini \
+        samba samba-vfs-modules libnss-wrapper nfs-ganesha nfs-ganesha-vfs \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/fusegw /opt/fusegw
 COPY docker/entrypoint /usr/local/bin/fusegw-container
@@ -36,8 +41,8 @@ RUN ln -s /opt/fusegw/bin/fusegw /usr/local/bin/fusegw \
     && install -d -m 0700 /var/lib/fusegw /var/cache/fusegw \
     && install -d /etc/fusegw /mnt
 VOLUME ["/var/lib/fusegw", "/var/cache/fusegw"]
-# Runs as root with the two capabilities named above, and no other: mount(2), allow_other and the kernel's read-ahead
-# need it. Every other command may run as any user that can read the state directory.
+# Runs as root; without shares the two capabilities named above are all it needs, for mount(2), allow_other and the
+# kernel's read-ahead. Every other command may run as any user that can read the state directory.
 # tini is process 1: it hands SIGTERM on and buries what the gateway leaves behind.
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/local/bin/fusegw-container"]
 CMD ["mount"]
