@@ -35,6 +35,7 @@ REREAD_S = 5.0
 END_S = 5.0
 """A ganesha that another gateway left here is gone after this, once killed."""
 _REREAD = "Reread exports complete"
+_UNBOUND = "Error binding"
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,18 @@ class NfsServer:
 
     @property
     def status(self) -> ServerStatus:
+        health, problems = self._supervisor.health, self._problems
+        if health.state in ("waiting", "starting") and _UNBOUND in (health.last_error or ""):
+            chosen = self._settings
+            problems = problems | {
+                "": f"nfs-ganesha cannot listen at {chosen.listen}, ports {chosen.port} and "
+                f"{chosen.mount_port}: is another NFS server running, or is that no address of this host?"
+            }
         return ServerStatus(
             protocol="nfs",
-            health=self._supervisor.health,
+            health=health,
             shares=tuple(served.placed.share.name for served in self._served),
-            problems=self._problems,
+            problems=problems,
             listen=(self._settings.listen,),
             port=self._settings.port,
         )
@@ -132,6 +140,8 @@ class NfsServer:
 
     async def _tell(self, before: tuple[Served, ...], now: tuple[Served, ...]) -> None:
         """Have the running ganesha read the file that lies there for `now`."""
+        if self._supervisor.health.state == "waiting":
+            return  # its next start reads what lies there
         with trio.move_on_after(READY_S):
             await self._supervisor.running()
         places = {served.export_id: _place(served) for served in before}

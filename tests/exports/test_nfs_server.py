@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -229,6 +230,25 @@ async def test_it_ends_with_whoever_holds_its_input(nfs: NfsServer, tree: Path) 
         assert child is not None and child.stdin is not None
         os.dup2(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), child.stdin.fileno(), inheritable=False)
         await running(nfs, restarts=1)
+
+
+async def test_ports_that_are_taken_are_told_and_tried_again(
+    nfs: NfsServer, tree: Path, chosen: NfsSettings
+) -> None:
+    async with trio.open_nursery() as nursery:
+        with socket.create_server(("127.0.0.1", chosen.port)):
+            nursery.start_soon(nfs.run)
+            await nfs.apply(offer(placed(tree)))
+            with trio.fail_after(ganeshas.RUNNING_S):
+                while not nfs.status.problems:
+                    await trio.sleep(0.02)
+            assert str(chosen.port) in nfs.status.problems[""]
+        with trio.fail_after(ganeshas.RUNNING_S):
+            while nfs.status.health.state != "running":
+                await trio.sleep(0.02)
+        assert nfs.status.problems == {}
+        await nfs.release()
+        nursery.cancel_scope.cancel()
 
 
 async def test_one_left_by_a_former_gateway_is_ended(tmp_path: Path, tree: Path, chosen: NfsSettings) -> None:
