@@ -23,8 +23,11 @@ from scripts.benchlib.rclone import Rclone
 from scripts.benchlib.repositories import Borg, Restic
 from scripts.benchlib.results import Sample, rows
 from scripts.benchlib.schedule import run_rounds, uninterrupted
+from scripts.benchlib.shares import PLACES, SHARE_ACTS, SHARE_WORKLOADS, ShareOnDisk
 from scripts.benchlib.workloads import WORKLOADS, chosen_acts
 
+SHARES = [workload.name for workload in SHARE_WORKLOADS]
+KNOWN = (*WORKLOADS, *SHARE_WORKLOADS)
 PEERS: dict[str, type[Contender]] = {"restic": Restic, "borg": Borg, "rclone": Rclone}
 FILES = 11_500
 DATA_DIRECTORY = "fusegw-bench-data"
@@ -58,7 +61,24 @@ class Choice(msgspec.Struct, frozen=True):
     @property
     def needed_bytes(self) -> int:
         """Room on the disk, at most."""
-        return int(self.size_bytes * (_DATA_ROOM + sum(kind.room for kind in self.contenders)))
+        kinds = [*(self.contenders if self.main else ()), *(PLACES if self.shares else ())]
+        return int(self.size_bytes * (_DATA_ROOM + sum(kind.room for kind in kinds)))
+
+    @property
+    def main(self) -> list[str]:
+        """The workloads that every contender does."""
+        return [name for name in self.only if name not in SHARES]
+
+    @property
+    def shares(self) -> list[str]:
+        """Those through shares."""
+        return [name for name in self.only if name in SHARES]
+
+    @property
+    def participants(self) -> dict[str, str | None]:
+        """Who is asked to take part, and which version takes part; None for what is not installed."""
+        kinds = [*(self.asked if self.main else ()), *(PLACES if self.shares else ())]
+        return {kind.name: kind.version() for kind in kinds}
 
 
 def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
@@ -74,7 +94,11 @@ def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
 @_option("--size", default="1G", help="Length of the large file.")
 @_option("--files", default=FILES, type=_COUNT, help="Small files.")
 @_option("--rounds", default=3, type=_COUNT, help="Times everything is done.")
-@_option("--only", default=",".join(workload.name for workload in WORKLOADS), help="Workloads to report.")
+@_option(
+    "--only",
+    default=",".join(workload.name for workload in WORKLOADS),
+    help=f"Workloads to report; also {', '.join(SHARES)}, or shares for these four.",
+)
 @_option("--peers", default=",".join(PEERS), help="Whom to compare with; '' for nobody.")
 @_option(
     "--store",
@@ -104,7 +128,11 @@ def bench(
             parse_size(size),
             files,
             rounds,
-            names_of(only, [workload.name for workload in WORKLOADS], "workload"),
+            names_of(
+                ",".join(",".join(SHARES) if name.strip() == "shares" else name for name in only.split(",")),
+                [workload.name for workload in KNOWN],
+                "workload",
+            ),
             names_of(peers, list(PEERS), "peer"),
             store,
         )
@@ -123,7 +151,7 @@ def bench(
 
 
 def _measure(choice: Choice, keep: Path | None, samples: list[Sample]) -> None:
-    workloads = {workload.name: workload for workload in WORKLOADS}
+    workloads = {workload.name: workload for workload in KNOWN}
 
     def take(sample: Sample) -> None:
         if sample.workload in choice.only:
@@ -137,15 +165,18 @@ def _measure(choice: Choice, keep: Path | None, samples: list[Sample]) -> None:
         machine.touch_memory(choice.needed_bytes)
         corpus = provide(data, Recipe(choice.size_bytes, choice.files))
         with _stores(choice, work) as places:
-            run_rounds(
-                choice.contenders,
-                chosen_acts(choice.only),
-                corpus,
-                rounds=choice.rounds,
-                directory=work / "contenders",
-                stores=places,
-                report=take,
-            )
+            run = partial(run_rounds, corpus=corpus, rounds=choice.rounds, stores=places, report=take)
+            if choice.main:
+                run(choice.contenders, chosen_acts(choice.main), directory=work / "contenders")
+            if choice.shares:
+                if ShareOnDisk.version() is None:
+                    raise Invalid(
+                        "shares need smbd, nfs-ganesha and their clients: scripts/run --shares installs them"
+                    )
+                for directory in (work, work / "shares"):
+                    directory.mkdir(exist_ok=True)
+                    directory.chmod(0o711)  # users of shares must get through
+                run(PLACES, chosen_acts(choice.shares, SHARE_ACTS), directory=work / "shares")
 
 
 def _stores(choice: Choice, work: Path) -> AbstractContextManager[stores.Stores]:
@@ -172,8 +203,8 @@ def _directories(choice: Choice, keep: Path | None) -> Iterator[tuple[Path, Path
 
 
 def _print(choice: Choice, samples: list[Sample], *, as_json: bool) -> None:
-    table = rows([workload for workload in WORKLOADS if workload.name in choice.only], samples)
-    versions = {kind.name: kind.version() for kind in choice.asked}
+    table = rows([workload for workload in KNOWN if workload.name in choice.only], samples)
+    versions = choice.participants
     if as_json:
         output.print_json(report.document(table, samples, versions, msgspec.to_builtins(choice)))
     else:

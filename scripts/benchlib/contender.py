@@ -33,8 +33,8 @@ class TreeStored(msgspec.Struct, frozen=True):
     stored: Timed
 
 
-class Contender(ABC):
-    """One program with an empty store, for one round. `directory` is its own, made and removed here."""
+class Participant(ABC):
+    """Somebody with an empty store, for one round. `directory` is its own, made and removed here."""
 
     name: ClassVar[str]
     stores: ClassVar[tuple[str, ...]] = ("directory", "s3")
@@ -59,6 +59,10 @@ class Contender(ABC):
         """No process, mount or file is left."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.store.remove()
+
+
+class Contender(Participant):
+    """One program that brings data into a store and back."""
 
     @abstractmethod
     def store_file(self, file: Path) -> Timed:

@@ -31,9 +31,13 @@ class Gateway(MountContender):
         passphrase = self.directory / "passphrase"
         passphrase.touch(0o600)
         passphrase.write_text("the benchmark's own passphrase\n")
-        (self.directory / "config.toml").touch()  # the host's own is not read
+        (self.directory / "config.toml").write_text(self.configuration())  # the host's own is not read
         self._command("init", VOLUME, *self._place(), "--recovery-key-file", self.directory / "recovery-key")
         self.mount()
+
+    def configuration(self) -> str:
+        """All of its configuration file."""
+        return ""
 
     def mount(self) -> None:
         self._command("mount", VOLUME, self.root)

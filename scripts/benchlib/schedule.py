@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scripts.benchlib.contender import Contender, Timed
+from scripts.benchlib.contender import Participant, Timed
 from scripts.benchlib.corpus import Corpus
 from scripts.benchlib.results import Sample
 from scripts.benchlib.stores import Stores
@@ -17,7 +17,7 @@ from scripts.benchlib.workloads import Act
 
 
 def run_rounds(
-    contenders: Sequence[type[Contender]],
+    contenders: Sequence[type[Participant]],
     acts: Sequence[Act],
     corpus: Corpus,
     *,
@@ -43,7 +43,7 @@ def run_rounds(
                         report(sample)
 
 
-def _samples(act: Act, contender: Contender, corpus: Corpus, number: int) -> Iterator[Sample]:
+def _samples(act: Act, contender: Participant, corpus: Corpus, number: int) -> Iterator[Sample]:
     for workload, figure in act.perform(contender, corpus).items():
         if isinstance(figure, Timed):
             rate = figure.amount / figure.seconds
@@ -52,7 +52,7 @@ def _samples(act: Act, contender: Contender, corpus: Corpus, number: int) -> Ite
             yield Sample(workload, contender.name, number, figure)
 
 
-def _end(contender: Contender) -> None:
+def _end(contender: Participant) -> None:
     with uninterrupted():
         contender.end()
 

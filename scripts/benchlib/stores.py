@@ -113,7 +113,7 @@ def rados_gateway(directory: Path, room_bytes: int) -> Iterator[Bucket]:
     program = ROOT / "scripts" / "rgw"
     try:
         exports = machine.run(
-            [sys.executable, program, "start", directory, _free_port()],
+            [sys.executable, program, "start", directory, free_port()],
             environment=machine.clean_environment() | settings,
         )
         account = account_of(exports)
@@ -129,7 +129,8 @@ def account_of(exports: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -5,8 +5,9 @@ each other (what is read must have been stored), so choosing a workload chooses 
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -39,15 +40,15 @@ class Act(msgspec.Struct, frozen=True):
     """Yields the figures of `workloads`; needs what the act that yields `after` left."""
 
     workloads: tuple[str, ...]
-    perform: Callable[[Contender, Corpus], _Figures]
+    perform: Callable[[Any, Corpus], _Figures]
     after: str | None = None
 
 
-def chosen_acts(names: Collection[str]) -> list[Act]:
-    """The acts that yield the workloads `names`, and those they build on, in order."""
+def chosen_acts(names: Collection[str], known: "Sequence[Act] | None" = None) -> list[Act]:
+    """The acts that yield the workloads `names`, and those they build on, in order; of `known`, or `ACTS`."""
     needed = set(names)
     acts = []
-    for act in reversed(ACTS):
+    for act in reversed(ACTS if known is None else known):
         if needed.intersection(act.workloads):
             acts.append(act)
             needed.update([act.after] if act.after else [])
