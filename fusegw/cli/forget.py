@@ -2,7 +2,8 @@
 
 import click
 
-from fusegw.cli.session import Session, common_options, complete_volume
+from fusegw.cli import output
+from fusegw.cli.session import Session, common_options, complete_volume, json_option
 from fusegw.clock import SystemClock
 
 
@@ -11,8 +12,9 @@ from fusegw.clock import SystemClock
 @click.option(
     "--discard-unsent", is_flag=True, help="Even if that loses changes that never reached the store."
 )
+@json_option
 @common_options
-def forget(session: Session, name: str, discard_unsent: bool) -> None:
+def forget(session: Session, name: str, discard_unsent: bool, as_json: bool) -> None:
     """Remove index and cache of volume NAME from this host.
 
     For a host that is given up, a standby that is no longer needed, or an older state. The volume must not be
@@ -28,4 +30,7 @@ def forget(session: Session, name: str, discard_unsent: bool) -> None:
         discard_unsent=discard_unsent,
         clock=SystemClock(),
     )
+    if as_json:
+        output.print_json({"volume": name, "forgotten": True})
+        return
     print(f"volume {name} is forgotten on this host; its store is as it was")

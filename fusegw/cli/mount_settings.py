@@ -12,6 +12,7 @@ from fusegw.cli import output
 from fusegw.cli.mount_options import ParsedOptions
 from fusegw.cli.secret_source import SecretFiles, member_secrets, present_secret
 from fusegw.cli.session import Session, Site
+from fusegw.clock import SystemClock
 from fusegw.config import (
     CACHE_SIZE_BYTES,
     UNIFIED_SOURCE,
@@ -22,6 +23,7 @@ from fusegw.config import (
     VolumeSettings,
 )
 from fusegw.daemon import lock, mountpoint
+from fusegw.daemon.service import lasting_holder
 from fusegw.errors import FusegwError, Invalid, NotFound
 from fusegw.keys.secret import Secret
 
@@ -39,7 +41,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 def alone(site: Site, name: str, place: Path, said: Said, session: Session) -> GatewaySettings:
     """Volume `name` at the root of the mount. Busy, Invalid, NotFound, Denied."""
     paths = site.paths(name)
-    holder = lock.present_holder(paths)
+    holder = _lasting_holder(site, name)
     if holder is not None:
         raise lock.busy(paths, holder)
     _check_mountpoint(site, [name], place, said, source=name)
@@ -64,7 +66,7 @@ def alone(site: Site, name: str, place: Path, said: Said, session: Session) -> G
 def together(site: Site, place: Path, said: Said, session: Session) -> GatewaySettings:
     """All volumes but those that opted out, as directories of the mount. Busy, Invalid, NotFound, Denied."""
     configs = _members(site)
-    holders = {name: lock.present_holder(site.paths(name)) for name in configs}
+    holders = {name: _lasting_holder(site, name) for name in configs}
     if all(holders.values()):
         first = next(iter(configs))
         raise lock.busy(site.paths(first), holders[first])
@@ -89,6 +91,16 @@ def together(site: Site, place: Path, said: Said, session: Session) -> GatewaySe
         missing=tuple(MissingVolume(site.paths(name), error) for name, error in missing.items()),
         servers=site.config.servers,
         shares=site.config.shares,
+    )
+
+
+def _lasting_holder(site: Site, name: str) -> lock.Holder | None:
+    clock = SystemClock()
+    waiting = output.patience(clock)
+    return lasting_holder(
+        site.paths(name),
+        clock=clock,
+        on_wait=lambda holder: waiting(f"waiting for {holder} to make its data safe and end …"),
     )
 
 

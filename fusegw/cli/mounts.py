@@ -10,11 +10,9 @@ from fusegw.cli.session import Locations, Session, Site, common_options, complet
 from fusegw.clock import SystemClock
 from fusegw.config import GatewaySettings, VolumePaths, parse_size
 from fusegw.daemon import lock, mountpoint
-from fusegw.daemon.lock import Holder
 from fusegw.daemon.process import Body, harden, run_in_background, run_in_foreground
 from fusegw.daemon.service import serve_gateway, stop_volume, volume_on
 
-WAIT_SILENT_S = 2.0
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -103,20 +101,18 @@ def umount(session: Session, target: str, lazy: bool, timeout: float) -> None:
             else site.volume(target)
         )
     clock = SystemClock()
-    begun = clock.monotonic()
-    told = False
-
-    def waiting(holder: Holder) -> None:
-        nonlocal told
-        if not told and clock.monotonic() - begun > WAIT_SILENT_S:
-            told = True
-            output.remark(f"waiting for the gateway (pid {holder.pid}) to make its data safe and end …")
-
+    waiting = output.patience(clock)
     paths = site.paths(name)
     present = lock.present_holder(paths)
     if present is not None and present.unified and target != present.mountpoint:
         output.warning(f"volume {name} is part of the unified mount on {present.mountpoint}: all of it ends")
-    stop_volume(paths, lazy=lazy, timeout_s=timeout, clock=clock, on_wait=waiting)
+    stop_volume(
+        paths,
+        lazy=lazy,
+        timeout_s=timeout,
+        clock=clock,
+        on_wait=lambda holder: waiting(f"waiting for {holder} to make its data safe and end …"),
+    )
 
 
 def _tell_unsent(paths: VolumePaths) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from fusegw.clock import Clock
+
+WAIT_SILENT_S = 2.0
 _PIPE_WIDTH = 200
 
 
@@ -49,6 +52,19 @@ def remark(text: str) -> None:
     """A line for somebody who watches; nothing when nobody does."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
+
+
+def patience(clock: Clock) -> Callable[[str], None]:
+    """A remark that is made once, when it comes up after `WAIT_SILENT_S` still."""
+    begun, told = clock.monotonic(), False
+
+    def waiting(text: str) -> None:
+        nonlocal told
+        if not told and clock.monotonic() - begun > WAIT_SILENT_S:
+            told = True
+            remark(text)
+
+    return waiting
 
 
 def warning(text: str) -> None:

@@ -25,6 +25,10 @@ from fusegw.errors import Busy, Denied, FusegwError, NotFound
 from fusegw.registry import Registry
 
 POLL_S = 0.05
+ENDING_WAIT_S = 30.0
+"""How long a gateway that is about to end is waited for by one that wants its volume."""
+_UNMOUNTED_S = 1.0
+"""How long a gateway may answer commands after its mount is gone."""
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +129,30 @@ def stop_volume(
         sleep(POLL_S)
 
 
+def lasting_holder(
+    paths: VolumePaths,
+    *,
+    clock: Clock,
+    on_wait: Callable[[Holder], None] = lambda holder: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Holder | None:
+    """Who holds the volume, None when it is free.
+
+    umount(8) returns while the gateway still makes its data safe; one whose mount is gone is given
+    `ENDING_WAIT_S` to end. `on_wait` is called between two looks.
+    """
+    begun = clock.monotonic()
+    while True:
+        holder = present_holder(paths)
+        if holder is None or not holder.mountpoint or _is_seen(paths, holder):
+            return holder
+        waited = clock.monotonic() - begun
+        if waited > (_UNMOUNTED_S if paths.socket_file.exists() else ENDING_WAIT_S):
+            return holder
+        on_wait(holder)
+        sleep(POLL_S)
+
+
 def volume_on(registry: Registry, state_dir: Path, place: str) -> str:
     """The name of a volume that is, or was last, mounted on `place`, alone or with others; NotFound when none
     of ours is."""
@@ -150,10 +178,16 @@ def make_private(directory: Path) -> None:
         raise Denied(f"directory {directory} cannot be created: {error.strerror}") from None
 
 
+def _is_seen(paths: VolumePaths, holder: Holder) -> bool:
+    """Whether the mount of `holder` is where it says."""
+    entry = mountpoint.mounted_on(holder.mountpoint) if holder.mountpoint else None
+    ours = (mountpoint.FS_TYPE, holder.source(paths.name))
+    return entry is not None and (entry.fs_type, entry.source) == ours
+
+
 def _ask_to_end(paths: VolumePaths, holder: Holder, *, lazy: bool) -> bool:
     """Whether the gateway now knows that it is to end; not yet when it is still starting."""
-    entry = mountpoint.mounted_on(holder.mountpoint) if holder.mountpoint else None
-    if entry is not None and (entry.fs_type, entry.source) == (mountpoint.FS_TYPE, holder.source(paths.name)):
+    if _is_seen(paths, holder):
         try:
             mountpoint.unmount(holder.mountpoint, lazy=lazy)
             return True

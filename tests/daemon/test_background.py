@@ -1,5 +1,6 @@
 """Forking into the background: the report, the log, an interrupted starter; and the volume's lock."""
 
+import fcntl
 import logging
 import os
 import signal
@@ -7,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fusegw.config import VolumePaths
 from fusegw.daemon import lock
 from fusegw.daemon.lock import Holder, last_holder, present_holder, volume_lock
+from fusegw.daemon.service import ENDING_WAIT_S, lasting_holder
 from fusegw.errors import Busy, Denied
+from tests.plugins.fakes import ManualClock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,6 +137,34 @@ sys.stdin.read()
         process.communicate(timeout=60)
     assert present_holder(paths) is None
     assert last_holder(paths) == Holder(process.pid, "/mnt/tank")
+
+
+def test_a_gateway_whose_mount_is_gone_is_given_time_to_end(tmp_path: Path) -> None:
+    paths, clock = VolumePaths(tmp_path, "tank"), ManualClock()
+    assert lasting_holder(paths, clock=clock, sleep=clock.sleep) is None
+    with volume_lock(paths):
+        assert lasting_holder(paths, clock=clock, sleep=clock.sleep) == Holder(os.getpid(), "")
+        assert clock.slept_s == [], "a command without a mount is no gateway that ends"
+    descriptor = os.open(paths.lock_file, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    ending = Holder(1, "/mnt/tank")
+    os.pwrite(descriptor, msgspec.json.encode(ending), 0)
+    assert lasting_holder(paths, clock=clock, sleep=clock.sleep) == ending
+    assert sum(clock.slept_s) == pytest.approx(ENDING_WAIT_S, abs=1)
+
+    def end(holder: Holder) -> None:
+        if len(clock.slept_s) == 3:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    clock.slept_s.clear()
+    assert lasting_holder(paths, clock=clock, sleep=clock.sleep, on_wait=end) is None
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    paths.socket_file.parent.mkdir()
+    paths.socket_file.touch()
+    clock.slept_s.clear()
+    assert lasting_holder(paths, clock=clock, sleep=clock.sleep) == ending
+    assert sum(clock.slept_s) < 2, "it answers commands: it is not about to end"
+    os.close(descriptor)
 
 
 def test_a_damaged_lock_text_does_not_matter(tmp_path: Path) -> None:
