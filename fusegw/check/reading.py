@@ -18,6 +18,7 @@ from fusegw.vfs.contents import Piece, read_pieces
 BATCH_BYTES = 4 << 20
 THREADS = 4
 _BATCHES_MAX = 2 * THREADS
+_BATCH_CHUNKS = 2048
 
 Owner = TypeVar("Owner")
 Verdict = FusegwError | None
@@ -36,14 +37,14 @@ def store_reader(store: ObjectStore, keys: VolumeKeys, files: PackRanges | None 
 
 
 def in_batches(jobs: Iterable[tuple[Owner, Piece]]) -> Iterator[list[tuple[Owner, Piece]]]:
-    """Jobs, all with a chunk, in groups of about `BATCH_BYTES` of whole chunks."""
+    """Jobs, all with a chunk, in groups of about `BATCH_BYTES` of whole chunks, or many small ones."""
     batch: list[tuple[Owner, Piece]] = []
     size = 0
     for owner, piece in jobs:
         assert piece.ref is not None, "only pieces of chunks are read"
         batch.append((owner, piece))
         size += piece.ref.location.raw
-        if size >= BATCH_BYTES:
+        if size >= BATCH_BYTES or len(batch) >= _BATCH_CHUNKS:
             yield batch
             batch, size = [], 0
     if batch:
