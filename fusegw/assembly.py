@@ -1,9 +1,9 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
 Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, scrub, shippers of packs and log,
-committer. A volume for reading has none, a standby only the one that follows the log: nothing is ever pending
-there, so that a promotion may put new parts, built for the new epoch, in the place of the old ones, over the
-same index and cache.
+collector, committer. A volume for reading has none, a standby only the one that follows the log: nothing is
+ever pending there, so that a promotion may put new parts, built for the new epoch, in the place of the old
+ones, over the same index and cache.
 
 Orderly end of a writer: no new requests → data in memory into packs → packs closed → last commit → uploads,
 for a bounded time → tasks cancelled → files closed. When the body raises, the volume is closed as it stands,
@@ -23,6 +23,10 @@ from msgspec.structs import replace
 from cache import PackCache
 from cache.errors import CacheError, CacheInUse
 from fusegw.check.scrub import Scrub
+from fusegw.collect.collector import Collector
+from fusegw.collect.deletion import Deletion
+from fusegw.collect.passes import Parts, Rules
+from fusegw.collect.rewrite import LivingSource
 from fusegw.errors import Busy, FusegwError, Invalid
 from fusegw.identity import record_identity
 from fusegw.index import Source, open_index
@@ -75,6 +79,7 @@ class Runtime(msgspec.Struct):
     recutter: Recutter
     mender: Mender
     scrub: Scrub
+    collector: Collector
     health: Health
     usage: Usage
     chunks: Chunks
@@ -114,6 +119,7 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
                 runtime = _build(source, metadata, cache, Health(source.clock), nursery)
                 if source.follow:
                     runtime.follower = _follower(runtime)
+                    runtime.reading.refresh_with(runtime.follower.refresh)
                     nursery.start_soon(runtime.follower.run)
                 elif not source.read_only:
                     _start(runtime)
@@ -344,12 +350,49 @@ def _build(
         recutter,
         mender,
         scrub,
+        _collector(source, metadata, chunks, committer, pipeline, pressure, cache, log_shipper),
         health,
         usage,
         chunks,
         writer,
         nursery,
     )
+
+
+def _collector(
+    source: Source,
+    metadata: Metadata,
+    chunks: Chunks,
+    committer: Committer,
+    pipeline: Pipeline,
+    pressure: Pressure,
+    cache: PackCache,
+    log_shipper: LogShipper,
+) -> Collector:
+    tuning, store, keys = source.tuning, source.store, source.keys
+    rules = Rules(
+        interval_s=tuning.gc_interval_s,
+        daily_bytes=tuning.gc_daily_bytes,
+        dead_share_max=tuning.gc_dead_share,
+        grace_s=tuning.gc_grace_s,
+        orphan_interval_s=tuning.gc_orphan_interval_s,
+        orphan_grace_s=tuning.gc_orphan_grace_s,
+        pack_size=tuning.pack_size_bytes,
+    )
+    parts = Parts(
+        metadata,
+        chunks,
+        committer,
+        pipeline,
+        pressure,
+        cache,
+        log_shipper,
+        store,
+        Deletion(store, keys, grace_s=rules.grace_s, head=lambda: log_shipper.head),
+        LivingSource(cache, store, keys, chunk_id_of=pipeline.chunk_id),
+        source.clock,
+    )
+    return Collector(parts, rules)
 
 
 def _start(runtime: Runtime) -> None:
@@ -359,21 +402,23 @@ def _start(runtime: Runtime) -> None:
         tasks.start_soon(task)
     tasks.start_soon(runtime.recutter.run)
     tasks.start_soon(runtime.scrub.run)
-    tasks.start_soon(_ship, runtime.shipper, runtime.log, runtime.checkpointer)
+    tasks.start_soon(_ship, runtime)
 
 
-async def _ship(packs: Shipper, log_shipper: LogShipper, checkpointer: Checkpointer) -> None:
-    """All ways into the store; a fenced gateway puts nothing there any more."""
+async def _ship(runtime: Runtime) -> None:
+    """All ways into the store; a fenced gateway changes nothing there any more."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(packs.run)
-        nursery.start_soon(checkpointer.run)
-        await log_shipper.run()
+        nursery.start_soon(runtime.shipper.run)
+        nursery.start_soon(runtime.checkpointer.run)
+        nursery.start_soon(runtime.collector.run)
+        await runtime.log.run()
         nursery.cancel_scope.cancel()
 
 
 async def _finish(runtime: Runtime, wait_s: float) -> None:
     """Everything durable here, then everything stored, as far as that is possible."""
     runtime.recutter.stop()
+    runtime.collector.stop()
     try:
         await runtime.volume.sync()
         await runtime.shipper.close()

@@ -116,6 +116,20 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Positions of this long can be recovered; what is older is given up."""
     scrub_daily_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
     """Share of the stored data that is read back and verified in a day, beside new packs once; 0: nothing."""
+    gc_interval_s: Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)] = 3600.0
+    """Between two passes of collection in the background; 0: only by `fusegw gc`."""
+    gc_daily_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = msgspec.field(
+        default=24 << 30, name="gc_daily"
+    )
+    """Data in sparse packs that the background rewrites in a day at most."""
+    gc_dead_share: Annotated[float, msgspec.Meta(ge=0, le=0.9)] = 0.2
+    """Share of the stored bytes that may be dead before sparse packs are rewritten."""
+    gc_grace_s: Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)] = 86400.0
+    """From the time that no kept state needs a pack any more to its deletion: for readers that are behind."""
+    gc_orphan_interval_s: Annotated[float, msgspec.Meta(ge=0, le=366 * 86400)] = 7 * 86400.0
+    """Between two looks for objects that no metadata knows."""
+    gc_orphan_grace_s: Annotated[float, msgspec.Meta(ge=0, le=10 * 366 * 86400)] = 14 * 86400.0
+    """Such an object is deleted when it was first seen so long ago."""
     commit_interval_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.25
     """Time between two group commits of metadata when nobody asks for one."""
     high_watermark: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8

@@ -1,10 +1,11 @@
 """What a running gateway answers on its control socket: figures of its parts, and sync, cache drop, promote,
-shares, shutdown."""
+collection, shares, shutdown."""
 
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import trio
 
 from fusegw.assembly import Runtime
@@ -13,6 +14,8 @@ from fusegw.config import VolumeSettings
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    CollectReply,
+    CollectWish,
     FileStatusReply,
     MendItem,
     MendReply,
@@ -31,6 +34,7 @@ from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
+from fusegw.store.base import DELETE_BATCH_MAX
 from fusegw.vfs.mending import Suspect
 from fusegw.vfs.unstored import unstored_bytes
 
@@ -77,7 +81,7 @@ class Service:
     async def status(self) -> StatusReply:
         """See `StatusReply`."""
         runtime, settings, follower = self._runtime, self._settings, self._runtime.follower
-        newest = runtime.checkpointer.newest
+        newest, collection = runtime.checkpointer.newest, runtime.collector.status()
         backlog, upload_rate = self._backlog(), runtime.health.upload_rate_bytes_s
         return StatusReply(
             pid=os.getpid(),
@@ -108,6 +112,12 @@ class Service:
             behind_segments=None if follower is None else follower.behind_segments,
             follow_error=None if follower is None or follower.error is None else str(follower.error),
             scrub=self._scrub(),
+            dead_bytes=None if collection.last is None else collection.last.dead_bytes,
+            condemned_bytes=None if collection.last is None else collection.last.waiting_bytes,
+            gc_last_unix_s=None if collection.last_pass_ns is None else collection.last_pass_ns / 1e9,
+            gc_running=collection.running,
+            gc_deleted_bytes=collection.deleted_bytes,
+            gc_error=collection.error,
             servers=self._sharing.status(),
             share_problems=self._sharing.problems(settings.volume),
         )
@@ -168,10 +178,13 @@ class Service:
 
     def progress(self) -> SyncProgress:
         """See `SyncProgress`."""
+        collected, total = self._runtime.collector.progress
         return SyncProgress(
             backlog_bytes=self._backlog(),
             upload_rate_bytes_s=self._runtime.health.upload_rate_bytes_s,
             store_health=self._health(),
+            collected_bytes=collected,
+            collect_total_bytes=total,
         )
 
     async def promote(self) -> PromoteReply:
@@ -193,6 +206,23 @@ class Service:
         suspects = [Suspect(one.number, one.pack, one.good) for one in chunks]
         mended = await runtime.mender.mend(suspects, repair=repair)
         return MendReply(whole=tuple(mended.whole), marked=mended.marked)
+
+    async def collect(self, wish: CollectWish) -> CollectReply:
+        """Make room in the store, or with `preview` tell what that would come to."""
+        runtime = self._runtime
+        if runtime.source.read_only:
+            raise Invalid("the volume is mounted read-only: its writer collects")
+        outcome = await runtime.collector.collect(
+            budget=wish.budget_bytes, preview=wish.preview, look_for_orphans=wish.orphans
+        )
+        figures = msgspec.structs.asdict(outcome)
+        return CollectReply(
+            preview=wish.preview,
+            put_requests=-(-outcome.written_bytes // self._settings.tuning.pack_size_bytes),
+            delete_requests=-(-outcome.deleted_packs // DELETE_BATCH_MAX)
+            + -(-outcome.deleted_orphans // DELETE_BATCH_MAX),
+            **figures,
+        )
 
     async def shares(self) -> SharesReply:
         """See `SharesReply`."""

@@ -11,6 +11,7 @@ from fusegw.check.rows import Rows
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CONDEMNED,
     DAMAGED,
     EXTENT,
     HOLE,
@@ -139,6 +140,10 @@ class Data:
             if chunk is None or chunk_key(chunk.chunk_id) != key:
                 self._rows.problem(f"the dedup index leads to chunk {number:#x}, which is not what it says")
         self._compare_marks()
+        for number, _ in self._rows.of(CONDEMNED):
+            pack = self._rows.get(PACK, number)
+            if pack is None or pack.live or self._rows.get(PACK_LOCAL, number) is not None:
+                self._rows.problem(f"pack {number:#x} is to be deleted, and is needed or does not exist")
 
     def _compare_marks(self) -> None:
         marked = []

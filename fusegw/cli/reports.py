@@ -184,6 +184,11 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "files", f"{reply.files:,} ({reply.open_files:,} open)"
     yield "file sizes", output.size(reply.logical_bytes)
     yield "packs", output.size(reply.stored_bytes)
+    if reply.dead_bytes is not None:
+        condemned = output.size(reply.condemned_bytes or 0)
+        yield "dead in packs", f"{output.size(reply.dead_bytes)}; {condemned} to be deleted"
+    if reply.gc_error:
+        yield "gc failed", reply.gc_error
     yield "metadata", output.size(reply.metadata_bytes)
     yield "epoch", f"{reply.epoch}"
     yield "log", f"segment {reply.log_seq:,}"

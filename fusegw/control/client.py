@@ -14,6 +14,8 @@ from fusegw.control import protocol
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    CollectReply,
+    CollectWish,
     Failure,
     FileStatusReply,
     MendItem,
@@ -103,6 +105,10 @@ class ControlClient:
         """Tell the gateway of chunks that are damaged in the store; with `repair` it stores anew what its
         cache has of them. Invalid when it does not write the volume."""
         return self._ask(Request(method="mend", chunks=tuple(chunks), repair=repair), MendReply)
+
+    def collect(self, wish: CollectWish, on_progress: Callable[[SyncProgress], None]) -> CollectReply:
+        """Make room in the store; `on_progress` is called on the way. Busy while that is going on."""
+        return self._ask(Request(method="collect", collect=wish), CollectReply, on_progress)
 
     def shares(self) -> SharesReply:
         return self._ask(Request(method="shares"), SharesReply)

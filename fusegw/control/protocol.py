@@ -28,6 +28,7 @@ Method = Literal[
     "sync",
     "promote",
     "mend",
+    "collect",
     "shares",
     "change_shares",
     "shutdown",
@@ -74,9 +75,20 @@ class MendItem(msgspec.Struct, frozen=True, kw_only=True):
     """The store has its bytes as they were sealed; else they are damaged or missing there."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class CollectWish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection is to do."""
+
+    preview: bool = False
+    """Only tell what it would do."""
+    budget_bytes: int | None = None
+    """Data in sparse packs that is rewritten at most; None: all that is worth it."""
+    orphans: bool = False
+    """Look for objects that no metadata knows, whether it is time for that or not."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
-    `change_shares` alone, `chunks` and `repair` by `mend` alone."""
+    `change_shares` alone, `chunks` and `repair` by `mend` alone, `collect` by the method of that name."""
 
     method: Method
     wait: bool = False
@@ -84,6 +96,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     change: ShareChange | None = None
     chunks: tuple[MendItem, ...] = ()
     repair: bool = False
+    collect: CollectWish = CollectWish()
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +178,17 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """What keeps it from following at present."""
     scrub: ScrubStatus | None = None
     """None where nothing is scrubbed: switched off, or not written here."""
+    dead_bytes: int | None = None
+    """In packs, what no file uses any more, as of the last collection; None before the first."""
+    condemned_bytes: int | None = None
+    """Packs in which nothing is alive, deleted once no kept state needs them; likewise."""
+    gc_last_unix_s: float | None = None
+    """When the last collection ended, in seconds since 1970; None: none since the mount."""
+    gc_running: bool = False
+    gc_deleted_bytes: int = 0
+    """What collections deleted since the mount."""
+    gc_error: str | None = None
+    """Why the last one ended before its end; None when it did not."""
     servers: tuple[ServerStatus, ...] = ()
     """Of the gateway's shares, by protocol; those that offer nothing are left out."""
     share_problems: tuple[str, ...] = ()
@@ -229,6 +253,40 @@ class MendReply(msgspec.Struct, frozen=True, kw_only=True):
     """The others: out of the dedup index, to be stored anew by the next write of the same data."""
 
 
+class CollectReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a collection did, or would do. Bytes are stored bytes."""
+
+    preview: bool
+    deleted_packs: int
+    deleted_bytes: int
+    deleted_orphans: int
+    """Objects that no metadata knew."""
+    deleted_orphan_bytes: int
+    condemned_packs: int
+    """Packs in which nothing is alive from now on: deleted once no kept state needs them."""
+    condemned_bytes: int
+    rewritten_packs: int
+    rewritten_chunks: int
+    written_bytes: int
+    read_bytes: int
+    read_requests: int
+    put_requests: int
+    """Packs written, about; for a preview at least."""
+    delete_requests: int
+    complete: bool
+    """Whether all that is worth rewriting was; otherwise the budget or the cache's room came to an end."""
+    stored_bytes: int
+    """Of all packs that are not condemned, afterwards."""
+    dead_bytes: int
+    """Of them, what no file uses."""
+    waiting_packs: int
+    """Condemned and still in the store."""
+    waiting_bytes: int
+    orphans: int
+    """Objects that no metadata knows, as of the last look."""
+    orphan_bytes: int
+
+
 class SharesReply(msgspec.Struct, frozen=True, kw_only=True):
     """The shares and users of one volume; users without their hashes."""
 
@@ -244,11 +302,15 @@ class SyncReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SyncProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a waiting sync still has to ship; during a promotion a sign of life."""
+    """How much a waiting sync still has to ship; how far a collection is; otherwise a sign of life."""
 
     backlog_bytes: int
     upload_rate_bytes_s: float
     store_health: StoreHealth = StoreHealth()
+    collected_bytes: int = 0
+    """Rewritten by the collection that runs."""
+    collect_total_bytes: int = 0
+    """To be rewritten by it, as far as known."""
 
 
 class ShutdownReply(msgspec.Struct, frozen=True, kw_only=True):

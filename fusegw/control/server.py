@@ -22,6 +22,8 @@ from fusegw.control import protocol
 from fusegw.control.protocol import (
     CacheDropReply,
     CacheStatsReply,
+    CollectReply,
+    CollectWish,
     FileStatusReply,
     MendItem,
     MendReply,
@@ -77,6 +79,10 @@ class Handler(Protocol):
 
     async def mend(self, chunks: Sequence[MendItem], *, repair: bool) -> MendReply:
         """Do what can be done for damaged chunks; Invalid when this gateway does not write the volume."""
+        ...
+
+    async def collect(self, wish: CollectWish) -> CollectReply:
+        """Make room in the store; Busy while that is going on. Cancelled when the client goes away."""
         ...
 
     async def shares(self) -> SharesReply: ...
@@ -226,6 +232,8 @@ class _Server:
         if request.method == "mend":
             work = partial(self._handler.mend, request.chunks, repair=request.repair)
             return await self._reporting(lines, work)
+        if request.method == "collect":
+            return await self._reporting(lines, partial(self._handler.collect, request.collect))
         if request.method == "shares":
             return await self._handler.shares()
         if request.method == "change_shares":

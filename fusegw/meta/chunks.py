@@ -22,6 +22,7 @@ from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CONDEMNED,
     COUNT_MAX,
     DAMAGED,
     PACK,
@@ -31,6 +32,7 @@ from fusegw.meta.schema import (
     STATE_STORED,
     STATE_UNIQUE,
     Chunk,
+    Condemned,
     Pack,
     PackLocal,
     chunk_key,
@@ -120,6 +122,15 @@ class Chunks:
         change.put(PACK_LOCAL, number, PackLocal(PACK_OPEN, self.opened_packs[number], first_chunk))
         return pack
 
+    def condemn(self, change: Change, number: int) -> bool:
+        """The pack's object is to be deleted, when that harms nobody; False unless it is in the store and no
+        chunk lies in it. No job that may still enter one must be on its way."""
+        pack = change.get(PACK, number)
+        if pack is None or pack.live or not pack.size or change.get(PACK_LOCAL, number) is not None:
+            return False
+        change.put(CONDEMNED, number, Condemned(self._clock.time_ns()))
+        return True
+
     def refer(self, change: Change, number: int) -> None:
         """One more extent refers to the chunk."""
         chunk = self.row(change, number)
@@ -188,7 +199,9 @@ class Chunks:
             pack = self.enter_pack(change, chunk.pack, first_chunk=number)
         else:
             local = change.get(PACK_LOCAL, chunk.pack)
-            if local is not None and number < local.first_chunk:
+            if local is None:
+                change.delete(CONDEMNED, chunk.pack)
+            elif number < local.first_chunk:
                 change.put(PACK_LOCAL, chunk.pack, replace(local, first_chunk=number))
         change.put(
             PACK, chunk.pack, replace(pack, live=pack.live + 1, live_bytes=pack.live_bytes + chunk.stored)

@@ -9,6 +9,7 @@ from fusegw.meta.schema import CHUNK_ID, POSITION, chunk_key
 
 _INODE_SIZE = 8
 _COOKIE = slice(8, 16)
+_PACK = slice(32, 40)
 
 
 def position_row(dirent_key: bytes, dirent: bytes) -> tuple[bytes, bytes]:
@@ -21,3 +22,8 @@ def chunk_id_row(chunk_number: bytes, chunk: bytes) -> tuple[bytes, bytes]:
     """The stored dedup row of a stored chunk row."""
     key = chunk_key(chunk)
     return key, CHUNK_ID.encode(key, int.from_bytes(chunk_number, "big"))
+
+
+def pack_of(chunk: bytes) -> int:
+    """The number of the pack that a stored chunk row names."""
+    return int.from_bytes(chunk[_PACK], "big")

@@ -16,12 +16,14 @@ place.
 | gateway    | name                    | what the gateway is besides its files          |
 | damaged    | id's first 16 bytes and | when it was found (ns since 1970): the chunk's |
 |            | chunk number            | bytes are damaged or lost in the store         |
+| condemned  | pack number             | `Condemned`: its object is to be deleted       |
 | pack_local | pack number             | `PackLocal`                                    |
 | local      | name                    | `LOCAL_*`                                      |
 | log_tail   | commit number           | `Commit`: what the log does not have yet       |
 | log_sealed | segment number          | `Sealed`: the segment on its way to the store  |
+| orphan     | pack id                 | `Orphan`: an object that no row knows          |
 
-The last four describe this gateway only; every other row travels with the volume's log.
+The last five describe this gateway only; every other row travels with the volume's log.
 
 Invariants: the extents of a file cover [0, size) exactly, holes included (`chunk` 0); `Inode.allocated` is
 the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it and a chunk without
@@ -29,12 +31,12 @@ references has no row; `Pack.live` and `Pack.live_bytes` count the chunks that l
 its position row and the other way round; a directory's `entries` counts its dirents and `nlink` is 2 plus
 its subdirectories; cookies 0–2 are never given out and a cookie never comes back in the same directory;
 a chunk in `damaged` has its row and is not in the dedup index, so that the next write of the same data
-stores it anew, and then under this same number.
+stores it anew, and then under this same number; a condemned pack has its row, is in the store (or was) and
+no chunk lies in it, ever again.
 
 Chunk and pack numbers carry the epoch that made them (`numbered`), so no number is ever used twice.
 """
 
-import stat
 import struct
 from typing import Any
 
@@ -50,11 +52,13 @@ from fusegw.meta.codec import (
     encode_u64_u64,
     identity,
 )
+from fusegw.meta.inode import FIRST_COOKIE as FIRST_COOKIE
+from fusegw.meta.inode import Inode as Inode
+from fusegw.meta.inode import decode_inode, encode_inode
 
 SCHEMA_VERSION = 2
 ROOT_INODE = 1
 INODE_MAX = (1 << 40) - 1
-FIRST_COOKIE = 3
 HOLE = 0
 """`Extent.chunk` of a range that was never written."""
 EPOCH_SHIFT = 40
@@ -72,52 +76,20 @@ STATE_UNIQUE = b"unique"
 """Sum of `Chunk.raw` over all chunks: the data after deduplication."""
 STATE_STORED = b"stored"
 """Sum of `Chunk.stored` over all chunks: the data after compression, sealed."""
-
+STATE_COLLECTED = b"collected"
+"""When the last pass of collection ended that left condemned packs, ns since 1970."""
 
 LOCAL_HEAD = b"head"
 """`Head`: the place in the log up to which this index is in the store."""
 LOCAL_SCRUB = b"scrub"
 """`Scrubbed`: how far packs were read back from the store in the background."""
+LOCAL_ORPHANS_LOOKED = b"orphans-looked"
+"""When the store was last listed for objects that no row knows, ns since 1970, u64."""
 
 
 def numbered(epoch: int, n: int) -> int:
     """The `n`th chunk or pack number of an epoch."""
     return (epoch << EPOCH_SHIFT) | n
-
-
-class Inode(msgspec.Struct, frozen=True, gc=False):
-    """A file-system object. Times in ns since 1970 (signed), sizes in bytes."""
-
-    ino: int
-    generation: int
-    """The epoch that created it."""
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    allocated: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-    flags: int = 0
-    """Bits for per-tree policy; none is given out yet."""
-    rdev: int = 0
-    """Device number of device nodes."""
-    parent: int = 0
-    """A directory's parent (the root is its own); 0 once unlinked, and for everything else."""
-    next_cookie: int = FIRST_COOKIE
-    entries: int = 0
-    target: bytes = b""
-    """What a symlink points at."""
-
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-    @property
-    def is_file(self) -> bool:
-        return stat.S_ISREG(self.mode)
 
 
 class Dirent(msgspec.Struct, frozen=True, gc=False):
@@ -181,6 +153,26 @@ class PackLocal(msgspec.Struct, frozen=True, gc=False):
     """No chunk with a lower number lies in it."""
 
 
+class Condemned(msgspec.Struct, frozen=True, gc=False):
+    """A stored pack without chunks. Its object stays until no kept position of the log needs it."""
+
+    since_ns: int
+    """When it was condemned; from `seq` on: when that was known to be in the store (ns since 1970)."""
+    seq: int = 0
+    """Positions from this segment on do not need it; 0 until what condemned it is in the store."""
+
+
+class Orphan(msgspec.Struct, frozen=True, gc=False):
+    """An object under a pack's name that no row knew when it was first seen."""
+
+    since_ns: int
+    """When that was (ns since 1970)."""
+    seq: int
+    """The newest segment of the log then."""
+    size: int
+    """Bytes."""
+
+
 HASH_SIZE = 32
 
 
@@ -229,61 +221,16 @@ class Sealed(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-_INODE = struct.Struct(">BIIIIIIQQqqq")
-_DIRECTORY = struct.Struct(">QQQ")
-_U64 = struct.Struct(">Q")
 _DIRENT = struct.Struct(">QQB")
 _EXTENT = struct.Struct(">QQI")
 _CHUNK = struct.Struct(">32sQIIIIIB")
 _PACK = struct.Struct(">16sI32sIIIQ")
 _PACK_LOCAL = struct.Struct(">BqQ")
+_CONDEMNED = struct.Struct(">qQ")
+_ORPHAN = struct.Struct(">qQQ")
 _HEAD = struct.Struct(f">QIQ{HASH_SIZE}s")
 _SCRUBBED = struct.Struct(">QQQQq")
 _SINCE = struct.Struct(">q")
-_INODE_ROW = 1
-
-
-def _encode_inode(inode: Inode) -> bytes:
-    head = _INODE.pack(
-        _INODE_ROW,
-        inode.generation,
-        inode.mode,
-        inode.nlink,
-        inode.uid,
-        inode.gid,
-        inode.flags,
-        inode.size,
-        inode.allocated,
-        inode.atime_ns,
-        inode.mtime_ns,
-        inode.ctime_ns,
-    )
-    kind = stat.S_IFMT(inode.mode)
-    if kind == stat.S_IFDIR:
-        return head + _DIRECTORY.pack(inode.parent, inode.next_cookie, inode.entries)
-    if kind == stat.S_IFLNK:
-        return head + inode.target
-    if kind in (stat.S_IFBLK, stat.S_IFCHR):
-        return head + _U64.pack(inode.rdev)
-    return head
-
-
-def _decode_inode(ino: int, row: bytes) -> Inode:
-    (_, generation, mode, nlink, uid, gid, flags, size, allocated, atime, mtime, ctime) = _INODE.unpack_from(
-        row
-    )
-    kind = stat.S_IFMT(mode)
-    parent, next_cookie, entries, rdev, target = 0, FIRST_COOKIE, 0, 0, b""
-    if kind == stat.S_IFDIR:
-        parent, next_cookie, entries = _DIRECTORY.unpack_from(row, _INODE.size)
-    elif kind == stat.S_IFLNK:
-        target = row[_INODE.size :]
-    elif kind in (stat.S_IFBLK, stat.S_IFCHR):
-        rdev = _U64.unpack_from(row, _INODE.size)[0]
-    return Inode(
-        ino, generation, mode, nlink, uid, gid, size, allocated, atime, mtime, ctime,
-        flags, rdev, parent, next_cookie, entries, target,
-    )  # fmt: skip
 
 
 def _encode_chunk(chunk: Chunk) -> bytes:
@@ -350,8 +297,8 @@ INODE: Table[int, Inode] = Table(
     code=2,
     encode_key=encode_u64,
     decode_key=decode_u64,
-    encode_value=_encode_inode,
-    decode_value=_decode_inode,
+    encode_value=encode_inode,
+    decode_value=decode_inode,
 )
 DIRENT: Table[tuple[int, bytes], Dirent] = Table(
     "dirent",
@@ -441,6 +388,14 @@ DAMAGED: Table[bytes, int] = Table(
     encode_value=encode_u64,
     decode_value=lambda _, row: decode_u64(row),
 )
+CONDEMNED: Table[int, Condemned] = Table(
+    "condemned",
+    code=13,
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=lambda c: _CONDEMNED.pack(c.since_ns, c.seq),
+    decode_value=lambda _, row: Condemned(*_CONDEMNED.unpack(row)),
+)
 LOCAL: Table[bytes, bytes] = Table(
     "local",
     encode_key=identity,
@@ -462,13 +417,20 @@ LOG_SEALED: Table[int, Sealed] = Table(
     encode_value=lambda s: encode_head(s.head) + s.data,
     decode_value=lambda _, row: Sealed(decode_head(row), row[_HEAD.size :]),
 )
+ORPHAN: Table[bytes, Orphan] = Table(
+    "orphan",
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=lambda o: _ORPHAN.pack(o.since_ns, o.seq, o.size),
+    decode_value=lambda _, row: Orphan(*_ORPHAN.unpack(row)),
+)
 
 LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, REAP, GATEWAY,
-    DAMAGED,
+    DAMAGED, CONDEMNED,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
-TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED)
+TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
 RESERVED_TABLES = ("snapshot", "history")
 """Created empty with every index: snapshots (sequence → row) and the undo history of keys they still see."""
 

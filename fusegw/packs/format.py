@@ -54,7 +54,8 @@ _RECORD_BINDING = _ENTRY
 _FOOTER_BINDING = struct.Struct(">I")
 _RECORD_LABEL = b"fusegw record\x00\x00\x00"
 _FOOTER_LABEL = b"fusegw footer\x00\x00\x00"
-FOOTER_SIZE_MAX = RECORD_OVERHEAD + _ENTRY.size * RECORDS_MAX
+FOOTER_ENTRY_SIZE = _ENTRY.size
+FOOTER_SIZE_MAX = RECORD_OVERHEAD + FOOTER_ENTRY_SIZE * RECORDS_MAX
 
 
 class PackKeys(Protocol):
@@ -123,6 +124,16 @@ def object_key(pack_id: bytes) -> str:
     """The pack's key in the store."""
     name = pack_id.hex()
     return f"packs/{name[:2]}/{name}"
+
+
+def pack_id_of(key: str) -> bytes | None:
+    """The pack whose object has this key; None when it is no pack's."""
+    name = key.rpartition("/")[2]
+    try:
+        pack_id = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return pack_id if len(pack_id) == PACK_ID_SIZE and object_key(pack_id) == key else None
 
 
 def encode_header(header: Header) -> bytes:

@@ -8,6 +8,9 @@ What keeps it from following is told (`error`, `lag_s`) and tried again; what is
 A damaged or missing segment ends the following at the last whole position until it is mended; one that was
 given up before it was read here, until the next mount begins with a checkpoint.
 
+A reader that finds a pack gone calls `refresh`: what the store has is applied, so that it sees where the
+chunk lies now. It does not wait until others have dropped their copies: they may be waiting for the reader.
+
 `take_over` turns a standby into the writer: it catches up, then begins a new epoch as every writer does. What
 fails leaves a standby that follows.
 """
@@ -68,6 +71,10 @@ class Follower:
         self._reload = reload
         self._tail = Tail(metadata, store, keys, metadata.head)
         self._turn = trio.Lock()
+        self._applying = trio.Lock()
+        """Held by who uses the tail."""
+        self._applied = metadata.head
+        """Where the index is."""
         self._unshown: list[Changed] = []
         self._current_at = clock.monotonic()
         self._gap_looked_at = self._current_at - GAP_LOOKS_S
@@ -106,6 +113,11 @@ class Follower:
         async with self._turn:
             await self._catch_up()
 
+    async def refresh(self) -> None:
+        """Let the loop see all that the store has; it is shown later. Raises what keeps it from that."""
+        while not self.promoted.is_set() and await self._apply(look_for_gap=False):
+            pass
+
     async def take_over(self, writer: str, reign: Callable[[], None]) -> Head:
         """Become the writer, as `writer`: catch up, begin a new epoch, and call `reign` before anybody else
         runs. The head of the new epoch.
@@ -117,7 +129,9 @@ class Follower:
             await self._catch_up()
             # From here on it must not end half done because the one who asked has left.
             with trio.CancelScope(shield=True):
-                head = await trio.to_thread.run_sync(self._begin, writer)
+                async with self._applying:
+                    head = await trio.to_thread.run_sync(self._begin, writer)
+                    self._applied = self._tail.position
                 try:
                     await self._show()
                 except FusegwError as error:
@@ -192,10 +206,8 @@ class Follower:
         while True:
             begun = self._clock.monotonic()
             look_for_gap = begun - self._gap_looked_at >= GAP_LOOKS_S
-            changed = await trio.to_thread.run_sync(self._advance, look_for_gap)
-            if changed is None:
+            if not await self._apply(look_for_gap=look_for_gap):
                 break
-            self._unshown.append(changed)
             await self._show()
             if begun - counted_at > self._interval_s:
                 await self._count()
@@ -207,8 +219,19 @@ class Follower:
         self.error, self.behind_segments, self._current_at = None, 0, begun
         self._health.succeeded(0)
 
-    def _advance(self, look_for_gap: bool) -> Changed | None:
-        return self._tail.advance(look_for_gap=look_for_gap)
+    async def _apply(self, *, look_for_gap: bool) -> bool:
+        """The next position in the index, for the loop to see; False when the store has none yet."""
+        async with self._applying:
+            if self.promoted.is_set():
+                return False
+            changed = await trio.to_thread.run_sync(partial(self._tail.advance, look_for_gap=look_for_gap))
+            if changed is None:
+                return False
+            self._unshown.append(changed)
+            self._applied = self._tail.position
+            self._metadata.renew()
+            self._reload()
+        return True
 
     async def _show(self) -> None:
         """Everybody sees where the index is, then what they kept of older positions is dropped."""
@@ -219,4 +242,4 @@ class Follower:
             if self._settle is not None:
                 await self._settle(self._unshown[0])
             del self._unshown[0]
-        self.shown = self._tail.position
+        self.shown = self._applied

@@ -9,6 +9,7 @@ in worker threads.
 import errno
 import logging
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
@@ -90,6 +91,7 @@ class Reading:
         self._decoded: OrderedDict[int, bytes] = OrderedDict()
         self._decoded_bytes = 0
         self._loads: dict[int, _Load] = {}
+        self._refresh: Callable[[], Awaitable[None]] | None = None
         self._streams: OrderedDict[int, _Stream] = OrderedDict()
 
     async def read(self, row: Inode, offset: int, end: int) -> bytes:
@@ -129,6 +131,11 @@ class Reading:
         if len(parts) == 1 and isinstance(parts[0], bytes):
             return parts[0]
         return b"".join(parts)
+
+    def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
+        """From now on `refresh` is awaited, which brings the index up to date, before a missing pack is
+        damage."""
+        self._refresh = refresh
 
     def forget(self) -> None:
         """Drop the decoded chunks, so that the next reads go to cache and store."""
@@ -215,13 +222,15 @@ class Reading:
                 load.done.set()
 
     async def _load_alone(self, number: int, load: _Load, ref: ChunkRef) -> None:
-        """Damage counts only where the chunk lies: it may have been moved while it was being fetched."""
+        """Damage counts only where the chunk lies: it may have been moved while it was being fetched, and a
+        pack that is gone may have been given up since this index knew of it."""
         while load.raw is None:
             load.error = None
             try:
                 await self._fetch({number: load}, [ref])
             except NotFound as error:
                 load.error = Corrupt(f"a pack is missing, restore it from another copy: {error}")
+                await self._refreshed()
             except (FusegwError, OSError) as error:
                 load.error = error
             if not isinstance(load.error, Corrupt):
@@ -232,6 +241,14 @@ class Reading:
                     self._damaged(number, load.error)
                 return
             ref = now
+
+    async def _refreshed(self) -> None:
+        """The index is as new as it can be had."""
+        if self._refresh is not None:
+            try:
+                await self._refresh()
+            except FusegwError as error:
+                log.debug("the index cannot be refreshed: %s", error)
 
     async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
         """What is here is handed out before the store is asked for the rest."""

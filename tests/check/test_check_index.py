@@ -18,6 +18,7 @@ from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CONDEMNED,
     DAMAGED,
     DIRENT,
     EXTENT,
@@ -34,6 +35,7 @@ from fusegw.meta.schema import (
     STATE_NEXT_INODE,
     XATTR,
     Chunk,
+    Condemned,
     Dirent,
     Extent,
     Inode,
@@ -215,6 +217,14 @@ BREAKS: dict[str, tuple[Callable[[Change], None], str]] = {
     ),
     "a mark of nothing": (lambda c: c.put(DAMAGED, bytes(24), 1), "another one or none"),
     "a damaged chunk that can be hit": (mark, "is damaged, and the dedup index leads to it"),
+    "a needed pack that is to be deleted": (
+        lambda c: c.put(CONDEMNED, chunk(c)[1].pack, Condemned(1, 1)),
+        "is to be deleted, and is needed",
+    ),
+    "deleting a pack that is not there": (
+        lambda c: c.put(CONDEMNED, 4711, Condemned(1, 1)),
+        "is to be deleted, and is needed or does not exist",
+    ),
     "a wrong number of files": (lambda c: c.put(STATE, STATE_FILES, bytes(8)), "for 'files'"),
     "a wrong number of bytes": (lambda c: c.put(STATE, STATE_BYTES, bytes(8)), "for 'bytes'"),
     "an inode number that is taken": (
@@ -246,10 +256,11 @@ def test_each_broken_invariant_is_found(place: Path, name: str) -> None:
     "table", [table.name for table in schema.LOGGED_TABLES if table.name not in ("state", "gateway")]
 )
 def test_a_flipped_bit_in_any_table_is_named(place: Path, table: str) -> None:
-    if table == "reap":
+    if table in ("reap", "condemned"):
         metadata = open_index(place)
         with metadata.change() as change:
             change.put(REAP, 999, 0)
+            change.put(CONDEMNED, 4711, Condemned(1, 1))
         commit(metadata)
         metadata.close()
     with underneath(place, table) as rows:

@@ -15,6 +15,7 @@ from fusegw.meta.codec import Table
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CONDEMNED,
     DAMAGED,
     DIRENT,
     EXTENT,
@@ -23,6 +24,7 @@ from fusegw.meta.schema import (
     LOCAL,
     LOG_SEALED,
     LOG_TAIL,
+    ORPHAN,
     PACK,
     PACK_LOCAL,
     POSITION,
@@ -31,10 +33,12 @@ from fusegw.meta.schema import (
     XATTR,
     Chunk,
     Commit,
+    Condemned,
     Dirent,
     Extent,
     Head,
     Inode,
+    Orphan,
     Pack,
     PackLocal,
     Sealed,
@@ -107,10 +111,12 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "reap": (REAP, ids, u64),
     "gateway": (GATEWAY, names, st.binary(max_size=300)),
     "damaged": (DAMAGED, st.binary(min_size=24, max_size=24), u64),
+    "condemned": (CONDEMNED, u64, st.builds(Condemned, time_ns, u64)),
     "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "local": (LOCAL, names, st.binary(max_size=300)),
     "log_tail": (LOG_TAIL, u64, st.builds(Commit, time_ns, st.binary(max_size=300))),
     "log_sealed": (LOG_SEALED, u64, st.builds(Sealed, _heads, st.binary(max_size=300))),
+    "orphan": (ORPHAN, st.binary(min_size=16, max_size=16), st.builds(Orphan, time_ns, u64, u64)),
 }
 """Each table with its keys and its values (for inodes: the values of a key)."""
 

@@ -7,12 +7,14 @@ from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CONDEMNED,
     DAMAGED,
     DIRENT,
     EXTENT,
     HOLE,
     INODE,
     PACK,
+    PACK_LOCAL,
     POSITION,
     REAP,
     ROOT_INODE,
@@ -63,6 +65,10 @@ def check_index(metadata: Metadata) -> None:
     for number, pack in metadata.scan(PACK, 0, _END):
         assert (pack.live, pack.live_bytes) == (live.pop(number, 0), live_bytes[number]), f"pack {number:#x}"
     assert not live, "chunks in packs without a row"
+    for number, _ in metadata.scan(CONDEMNED, 0, _END):
+        pack = metadata.get(PACK, number)
+        assert pack is not None and not pack.live, f"pack {number:#x} is condemned"
+        assert metadata.get(PACK_LOCAL, number) is None
     assert metadata.number(STATE_UNIQUE) == sum(chunk.raw for chunk in chunks.values())
     assert metadata.number(STATE_STORED) == sum(chunk.stored for chunk in chunks.values())
     assert metadata.number(STATE_BYTES) == sum(allocated.values())

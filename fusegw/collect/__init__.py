@@ -1,0 +1,1 @@
+"""Collection: packs that hold little or nothing alive make room in the store."""
