@@ -40,6 +40,7 @@ COPY docker/entrypoint /usr/local/bin/fusegw-container
 RUN ln -s /opt/fusegw/bin/fusegw /usr/local/bin/fusegw \
     && install -d -m 0700 /var/lib/fusegw /var/cache/fusegw \
     && install -d /etc/fusegw /mnt
+EXPOSE 445 2049 20048
 VOLUME ["/var/lib/fusegw", "/var/cache/fusegw"]
 # Runs as root; without shares the two capabilities named above are all it needs, for mount(2), allow_other and the
 # kernel's read-ahead. Every other command may run as any user that can read the state directory.
