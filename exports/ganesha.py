@@ -25,6 +25,8 @@ LEASE_S = 15
 """How long a client of NFSv4 may be silent and keep its locks."""
 GRACE_S = 15
 """After a start only what clients had before may be locked and opened by NFSv4, if there were clients."""
+CLOSE_S = 30
+"""Files that no client has open by NFSv4 are closed this often."""
 EPOCHS = 1 << 32
 
 _SQUASH = {"root": "Root_Squash", "all": "All_Squash", "none": "No_Root_Squash"}
@@ -170,7 +172,8 @@ def _server(settings: NfsSettings, state: Path) -> tuple[Block, ...]:
         ),
         Block("NFS_KRB5", kerberos),
         # Directories are changed beside ganesha; our own positions in them are stable, its would not be.
-        Block("MDCACHE", {"Dir_Chunk": "0"}),
+        # And it would keep open what it once opened, and with that the data of files removed elsewhere.
+        Block("MDCACHE", {"Dir_Chunk": "0", "FD_LWMark_Percent": "0", "LRU_Run_Interval": f"{CLOSE_S}"}),
     )
 
 

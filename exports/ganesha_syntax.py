@@ -23,7 +23,7 @@ KNOWN: dict[str, frozenset[str]] = {
         | {"Only_Numeric_Owners", "Delegations"}
     ),
     "NFS_KRB5": frozenset({"Active_krb5", "PrincipalName", "KeytabPath", "CCacheDir"}),
-    "MDCACHE": frozenset({"Dir_Chunk"}),
+    "MDCACHE": frozenset({"Dir_Chunk", "FD_LWMark_Percent", "LRU_Run_Interval"}),
     "EXPORT": frozenset(
         {"Export_Id", "Path", "Pseudo", "Access_Type", "Squash", "Anonymous_Uid", "Anonymous_Gid", "SecType"}
         | {"Protocols", "Transports", "Attr_Expiration_Time", "Delegations"}

@@ -232,6 +232,31 @@ async def test_it_ends_with_whoever_holds_its_input(nfs: NfsServer, tree: Path) 
         await running(nfs, restarts=1)
 
 
+async def test_removed_files_are_let_go_of(
+    nfs: NfsServer, tree: Path, chosen: NfsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exports.ganesha.CLOSE_S", 1)
+    async with serving(nfs, placed(tree)):
+        with Nfs3(chosen.port, chosen.mount_port) as client:
+            handle = client.create(client.mount("/share"), "removed")
+            client.write(handle, 0, b"data")
+            (tree / "removed").unlink()
+            assert client.read(handle, 0, 10) == b"data"
+        directory = Path(f"/proc/{nfs.status.health.pid}/fd")
+
+        def has_it() -> bool:
+            return any(
+                "(deleted)" in os.readlink(entry) for entry in directory.iterdir() if entry.is_symlink()
+            )
+
+        assert has_it()
+        with trio.fail_after(ganeshas.RUNNING_S):
+            while has_it():
+                await trio.sleep(0.1)
+        with Nfs3(chosen.port, chosen.mount_port) as client, pytest.raises(NfsError):
+            client.read(handle, 0, 10)
+
+
 async def test_ports_that_are_taken_are_told_and_tried_again(
     nfs: NfsServer, tree: Path, chosen: NfsSettings
 ) -> None:
