@@ -80,7 +80,7 @@ class Damages:
         """All of it, with paths in the place of inodes."""
         everything = self.found()
         inodes = {ino for one in everything for ino in one.inodes}
-        paths = Paths(view, inodes) if inodes else None
+        paths = Paths(view, inodes, skip_damaged=True) if inodes else None
         damage = []
         for one in everything:
             names: list[str] = []

@@ -40,10 +40,10 @@ class Packs(msgspec.Struct):
 
 def compare_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
     """Blocking: one listing. Raises what the store raises."""
-    local = {number for number, _ in view.rows(PACK_LOCAL)}
+    local = {number for number, _ in view.sound(PACK_LOCAL)}
     known = set()
     needed = {}
-    for number, pack in view.rows(PACK):
+    for number, pack in view.sound(PACK):
         key = object_key(pack.pack_id)
         if pack.live and number not in local:
             needed[key] = (number, pack.size)
@@ -68,7 +68,7 @@ def check_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
     """`compare_packs`, and the files that need a broken one."""
     found = compare_packs(view, store, damages)
     if found.broken:
-        chunks = {number: chunk.pack for number, chunk in view.rows(CHUNK) if chunk.pack in found.broken}
+        chunks = {number: chunk.pack for number, chunk in view.sound(CHUNK) if chunk.pack in found.broken}
         for ino, chunk in suffering(view, chunks.__contains__):
             damages.of(found.broken[chunks[chunk]], "").needed_by(ino)
     return found
@@ -76,7 +76,7 @@ def check_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
 
 def suffering(view: View, is_broken: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
     """(inode, chunk number) of every extent that refers to a broken chunk."""
-    for (ino, _), extent in view.rows(EXTENT):
+    for (ino, _), extent in view.sound(EXTENT):
         if is_broken(extent.chunk):
             yield ino, extent.chunk
 

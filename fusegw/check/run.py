@@ -132,7 +132,7 @@ class _Run:
         begun = check.clock.monotonic()
         with check.views() as view:
             data = check_index(view, self._damages, self._read_rows)
-            state = view.get(STATE, STATE_FILES)
+            state = view.sound_row(STATE, STATE_FILES)
             report.files, report.chunks = int.from_bytes(state or b"", "big"), len(data.chunks)
             head, total, marked = view.head, data.stored, data.marked
         del data
@@ -171,10 +171,10 @@ class _Run:
         unknown."""
         with self._check.views() as view:
             if packs.unknown:
-                for _, known in view.rows(PACK):
+                for _, known in view.sound(PACK):
                     packs.unknown.pop(object_key(known.pack_id), None)
             for number in sorted(packs.broken):
-                pack = view.get(PACK, number)
+                pack = view.sound_row(PACK, number)
                 if pack is not None and pack.live and self._is_broken(pack):
                     continue
                 self._damages.forget(packs.broken.pop(number))
@@ -219,16 +219,16 @@ class _Run:
     def _check_frames(self, packs: Packs) -> None:
         """Of packs that are there in their size, what is no record: files do not suffer, recovery may."""
         with self._check.views() as view:
-            unstored = {number for number, _ in view.rows(PACK_LOCAL)}
+            unstored = {number for number, _ in view.sound(PACK_LOCAL)}
             there = [
                 number
-                for number, pack in view.rows(PACK)
+                for number, pack in view.sound(PACK)
                 if pack.live and number not in packs.broken and number not in unstored
             ]
         for done, number in enumerate(there):
             self._on_progress("looking at packs", done, len(there))
             with self._check.views() as view:
-                pack = view.get(PACK, number)
+                pack = view.sound_row(PACK, number)
             if pack is None or not pack.live:
                 continue
             try:
@@ -254,7 +254,7 @@ class _Run:
             rows = 0
             with self._check.views() as view:
                 self._look_at_unstored(view)
-                for number, chunk in view.rows(CHUNK, start):
+                for number, chunk in view.sound(CHUNK, start):
                     start, rows = number + 1, rows + 1
                     if wanted(number, chunk):
                         turn += self._piece(view, number, chunk)
@@ -272,18 +272,18 @@ class _Run:
             with self._check.views() as view:
                 self._look_at_unstored(view)
                 for number in numbers[first : first + _TURN_ROWS]:
-                    chunk = view.get(CHUNK, number)
+                    chunk = view.sound_row(CHUNK, number)
                     if chunk is not None:
                         turn += self._piece(view, number, chunk)
             yield from self._slowed(turn)
 
     def _look_at_unstored(self, view: View) -> None:
-        packs = [view.get(PACK, number) for number, _ in view.rows(PACK_LOCAL)]
+        packs = [view.sound_row(PACK, number) for number, _ in view.sound(PACK_LOCAL)]
         self._unstored.clear()
         self._unstored.update(pack.pack_id.hex() for pack in packs if pack is not None)
 
     def _piece(self, view: View, number: int, chunk: Chunk) -> list[tuple[int, Piece]]:
-        pack = view.get(PACK, chunk.pack)
+        pack = view.sound_row(PACK, chunk.pack)
         if pack is None:
             return []  # The index was found damaged there.
         place = Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
@@ -307,7 +307,7 @@ class _Run:
         report = self._report
         with self._check.views() as view:
             if packs.missing:
-                for number, chunk in view.rows(CHUNK):
+                for number, chunk in view.sound(CHUNK):
                     if chunk.pack in packs.missing:
                         suspects[number] = (chunk.pack, f"object {packs.broken[chunk.pack]} is missing")
         mended = set()
@@ -327,10 +327,10 @@ class _Run:
     def _name(self, view: View, suspects: dict[int, tuple[int, str]], packs: Packs) -> None:
         keys = {pack: "" for pack, _ in suspects.values()}
         for number in keys:
-            row = view.get(PACK, number)
+            row = view.sound_row(PACK, number)
             keys[number] = object_key(row.pack_id) if row is not None else f"pack {number:#x}"
         for number, key in packs.broken.items():
-            row = view.get(PACK, number)
+            row = view.sound_row(PACK, number)
             if row is None or not row.live:
                 self._damages.forget(key)  # All that lived in it was sealed anew elsewhere.
         for pack, problem in suspects.values():

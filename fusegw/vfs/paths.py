@@ -17,12 +17,13 @@ _DIRECTORY = stat.S_IFDIR >> 12
 
 
 class Paths:
-    """Where directories, and the inodes in `wanted`, are named. Raises Corrupt for damaged entries."""
+    """Where directories, and the inodes in `wanted`, are named. Raises Corrupt for damaged entries, unless
+    they are to be left out."""
 
-    def __init__(self, view: View, wanted: Container[int]) -> None:
+    def __init__(self, view: View, wanted: Container[int], *, skip_damaged: bool = False) -> None:
         self._directories: dict[int, Place] = {}
         self._others: dict[int, list[Place]] = {}
-        for place, entry in view.rows(DIRENT):
+        for place, entry in view.sound(DIRENT) if skip_damaged else view.rows(DIRENT):
             if entry.kind == _DIRECTORY:
                 self._directories[entry.ino] = place
             elif entry.ino in wanted:

@@ -20,6 +20,7 @@ from fusegw.store.faulty import FaultyStore
 from fusegw.store.memory import MemoryStore
 from fusegw.vfs.mending import Suspect
 from tests.faults.support import KEYS, ROOT_USER, content, source, volume, write_file
+from tests.meta.indexes import underneath
 from tests.ship.test_checkpoint import checkpointed
 
 FILES = 6
@@ -235,6 +236,21 @@ async def test_objects_that_nobody_knows_are_counted_and_harm_nobody(stored: Sto
     stored.change("packs/00/" + "0" * 32, b"left behind")
     report = stored.check()
     assert report.whole and (report.packs_unknown, report.packs_unknown_bytes) == (1, 11)
+
+
+@pytest.mark.parametrize("table", ["pack", "chunk", "extent", "dirent"])
+async def test_a_damaged_row_ends_nothing(stored: Stored, table: str) -> None:
+    """It is named, the rest is checked, and other damage still gets the names of files."""
+    with underneath(stored.base / "host" / "meta", table) as rows:
+        key, value = next(iter(rows.cursor()))
+        rows.put(key, bytes([value[0] ^ 1]) + value[1:])
+    lost = stored.packs()[-1]
+    stored.store.delete([lost])
+    report = stored.check()
+    assert any(f"table {table!r} is damaged" in damage.problem for damage in report.damage)
+    named = {damage.object: damage.files for damage in report.damage}
+    assert lost in named or table == "pack"
+    assert report.chunks_read
 
 
 async def test_what_can_be_mended_is_no_damage(stored: Stored) -> None:
