@@ -14,7 +14,7 @@ from fusegw.clock import SystemClock
 from fusegw.daemon import mountpoint
 from tests.exports.nfs_wire import FILE_SYNC, STALE, UNSTABLE, NfsError
 from tests.exports.nfshost import Client, NfsHost
-from tests.mount.gateways import NAME, drop_kernel_caches
+from tests.mount.gateways import NAME, drop_kernel_caches, ended
 
 pytestmark = [pytest.mark.ganesha, pytest.mark.mount]
 
@@ -288,6 +288,23 @@ def test_what_was_committed_is_there_after_everything_was_killed(own: NfsHost, r
             for handle, data in kept[-3:]:
                 found = b"".join(client.read(handle, start, 65536) for start in range(0, len(data), 65536))
                 assert found == data
+
+
+def test_ganesha_ends_with_its_gateway_and_comes_back_with_it(own: NfsHost) -> None:
+    with own.nfs3() as client:
+        handle = client.create(client.mount(f"/{SHARE}"), "file")
+        client.write(handle, 0, b"data", FILE_SYNC)
+        with ended(own.serving()) as wait:
+            own.kill()
+            wait()
+        with pytest.raises(OSError):
+            client.attributes(handle)
+    with pytest.raises(OSError):
+        own.nfs3()
+    own.mount()
+    own.serving()
+    with own.nfs3() as client:
+        assert client.read(handle, 0, 10) == b"data"
 
 
 def test_a_copy_goes_on_when_ganesha_is_killed(own: NfsHost, tmp_path: Path) -> None:
