@@ -31,7 +31,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool
     """The share's own wish, or the volume's."""
     members: tuple[str, ...] = ()
-    """Users of its volume."""
+    """SMB: who may connect with a password; groups of ours are resolved, those of a domain are not."""
 
     def __post_init__(self) -> None:
         plain_path(self.mountpoint)

@@ -225,7 +225,7 @@ class SmbServer:
         users, groups = map(set, allowed(old))
         if not (users <= set(allowed(new)[0]) and groups <= set(allowed(new)[1])):
             return True
-        return any(user.name in users or groups & set(user.groups) for user in lost)
+        return any(user.name in users for user in lost)
 
     def _reload(self, cut: list[str]) -> None:
         """Blocking: let smbd read its files, and end all sessions in the shares `cut`."""

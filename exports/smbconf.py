@@ -72,9 +72,8 @@ def rules(settings: SmbSettings, placed: Placed, places: Places) -> frozenset[tu
 
 
 def allowed(placed: Placed) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Users and groups that may connect with a password."""
-    share = placed.share
-    return share.users if share.users or share.groups else placed.members, share.groups
+    """Users, and groups of a domain, that may connect with a password."""
+    return placed.members, tuple(name for name in placed.share.groups if "\\" in name)
 
 
 def _global(settings: SmbSettings, shares: Sequence[Placed], places: Places) -> Iterator[tuple[str, str]]:

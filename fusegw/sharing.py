@@ -181,13 +181,13 @@ class Sharing:
         """That no server refuses to serve it beside the others. What was refused before does not count: it
         may be what is being mended, step by step."""
         others = [
-            self._placed(other, one)
+            self._placed(other, one, {})
             for other in self._members.values()
             for one in other.rows.shares().values()
             if other.settings.fixed_at is None and not (other is member and one.name == share.name)
         ]
         for server in self._servers:
-            why = server.refusal([*others, self._placed(member, share)])
+            why = server.refusal([*others, self._placed(member, share, {})])
             if why and not server.refusal(others):
                 raise Invalid(why)
 
@@ -259,10 +259,10 @@ class Sharing:
         excluded = conflicts(share for _, share in found)
         placed = []
         for member, share in found:
-            why = excluded.get(f"{share.volume}:{share.name}") or _unknown_account(share, users)
+            why = excluded.get(f"{share.volume}:{share.name}") or _unserved(member, share, users)
             if why is None:
                 try:
-                    placed.append(self._placed(member, share))
+                    placed.append(self._placed(member, share, users))
                 except ExportError as error:
                     why = str(error)
             if why is not None:
@@ -270,27 +270,32 @@ class Sharing:
         return Offer(shares=tuple(placed), users=tuple(users.values()), sid=await self._sid(members))
 
     def _users(self, members: Sequence[_Member]) -> dict[str, User]:
+        """Those of all volumes. A name or a number means one user or group in the whole gateway; who comes
+        second does without."""
         users: dict[str, User] = {}
         for member in members:
+            problems = self._problems[member.settings.volume]
             for user in member.rows.users().values():
-                taken = next(
-                    (one for one in users.values() if one.name == user.name or one.uid == user.uid), None
-                )
-                if taken is None:
-                    users[user.name] = user
-                else:
-                    self._problems[member.settings.volume].append(
-                        f"user {user.name!r}: its name or number is that of a user {taken.name!r} already"
+                taken = [one for one in users.values() if one.name == user.name or one.uid == user.uid]
+                if taken:
+                    problems.append(
+                        f"user {user.name!r}: its name or number is that of user {taken[0].name!r} already"
                     )
+                    continue
+                known = accounts.ids(users.values())
+                groups = {name: gid for name, gid in user.groups.items() if known.get(name, gid) == gid}
+                for name in user.groups.keys() - groups.keys():
+                    problems.append(f"user {user.name!r}: not in group {name!r}, which has another number")
+                users[user.name] = msgspec.structs.replace(user, groups=groups)
         return users
 
-    def _placed(self, member: _Member, share: Share) -> Placed:
+    def _placed(self, member: _Member, share: Share, users: dict[str, User]) -> Placed:
         return Placed(
             share=share,
             mountpoint=str(self._mountpoint),
             directory=_directory(member, share),
             read_only=share.read_only or member.runtime.source.read_only,
-            members=tuple(member.rows.users()),
+            members=_allowed(share, member.rows.users(), users),
         )
 
     async def _sid(self, members: Sequence[_Member]) -> str:
@@ -330,6 +335,23 @@ def _directory(member: _Member, share: Share) -> str:
     return str(member.settings.mountpoint) + ("" if share.path == "/" else share.path)
 
 
+def _allowed(share: Share, own: dict[str, User], users: dict[str, User]) -> tuple[str, ...]:
+    """Who may connect: by name whoever is meant, by group and where nothing is said the volume's own users.
+
+    A user of another volume who took the name of one of this volume is not meant.
+    """
+    there = {
+        name
+        for name, user in own.items()
+        if name in users and (users[name].uid, users[name].nt_hash) == (user.uid, user.nt_hash)
+    }
+    if not share.users and not share.groups:
+        return tuple(sorted(there))
+    named = {name for name in share.users if name in there or name not in own}
+    grouped = {name for name in there if set(users[name].groups) & set(share.groups)}
+    return tuple(sorted(named | grouped))
+
+
 def _expect(known: bool, edit: bool, kind: str, name: str) -> None:
     if known and not edit:
         raise Exists(f"there is a {kind} {name!r} already: choose another name, or change that one")
@@ -337,8 +359,10 @@ def _expect(known: bool, edit: bool, kind: str, name: str) -> None:
         raise NotFound(f"there is no {kind} {name!r}; see fusegw export list")
 
 
-def _unknown_account(share: Share, users: dict[str, User]) -> str | None:
-    """Why smbd would refuse everybody; it does not say so itself."""
+def _unserved(member: _Member, share: Share, users: dict[str, User]) -> str | None:
+    """Why the servers would refuse everybody; they do not say so themselves."""
+    if not member.settings.allow_other:
+        return "the mount keeps other users out: mount it with -o allow_other"
     if share.force_user and share.force_user not in users:
         return f"its force_user {share.force_user!r} is no user here: add it with fusegw export user add"
     groups = accounts.ids(users.values())

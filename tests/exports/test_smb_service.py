@@ -282,6 +282,41 @@ def test_shares_of_the_configuration(own: SmbHost) -> None:
     assert json.loads(own.command("export", "show", "filed", "--json"))["create_mask"] == "0600"
 
 
+def test_shares_of_several_volumes_in_one_mount() -> None:
+    """Each volume's own users; of two with one name the second is nobody, and never taken for the first."""
+    with smb_host() as host:
+        host.add("other")
+        host.mount_all()
+        for volume in (NAME, "other"):
+            (host.root / volume / "d").mkdir()
+            (host.root / volume / "d" / "file").write_text(volume)
+        host.umount()
+        host.add_user("max", PASSWORD, "--volume", NAME)
+        host.add_user("max", "another", "--volume", "other")
+        host.add_user("eva", PASSWORD, "--volume", "other", "--group", "staff")
+        host.command("export", "add", "one", "--path", "/d", "--volume", NAME)
+        host.command("export", "add", "two", "--path", "/d", "--volume", "other")
+        named = ("--user", "max", "--group", "staff")
+        host.command("export", "add", "both", "--path", "/d", "--volume", "other", *named)
+        host.mount_all()
+        host.write_login("max", PASSWORD)
+        host.serving()
+        host.client("one", "get file /dev/null", user="max")
+        assert host.refusal("one", "ls", user="eva") == "NT_STATUS_ACCESS_DENIED"
+        for share_name in ("two", "both"):
+            host.client(share_name, "get file /dev/null", user="eva")
+            assert host.refusal(share_name, "ls", user="max") == "NT_STATUS_ACCESS_DENIED"
+        problems = json.loads(host.command("status", "other", "--json"))["share_problems"]
+        assert len(problems) == 1 and "user 'max'" in problems[0]
+
+
+def test_a_mount_for_its_owner_alone_serves_no_shares(own: SmbHost) -> None:
+    own.umount()
+    own.mount("-o", "noallow_other")
+    problems = until(lambda: own.status()["share_problems"])
+    assert "allow_other" in problems[0] and not own.smb
+
+
 def test_shares_users_and_acls_come_back_from_the_store(own: SmbHost) -> None:
     own.command("export", "edit", "data", "--comment", "kept")
     own.client("data", "put /etc/hostname owned")

@@ -64,7 +64,11 @@ TEXT = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 def placed(share: Share) -> Placed:
     return Placed(
-        share=share, mountpoint="/mnt", directory="/mnt" + share.path.rstrip("/"), read_only=share.read_only
+        share=share,
+        mountpoint="/mnt",
+        directory="/mnt" + share.path.rstrip("/"),
+        read_only=share.read_only,
+        members=share.users,
     )
 
 

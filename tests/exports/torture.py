@@ -69,7 +69,13 @@ async def tortured(directory: Path, *, mountpoint: Path) -> AsyncIterator[Tortur
         port = free_port()
         server = SmbServer(SmbSettings(listen=("127.0.0.1",), port=port), Path(base) / "smb")
         share = Share(name="torture", users=("torture",), signing=False)
-        placed = Placed(share=share, mountpoint=str(mountpoint), directory=str(directory), read_only=False)
+        placed = Placed(
+            share=share,
+            mountpoint=str(mountpoint),
+            directory=str(directory),
+            read_only=False,
+            members=("torture",),
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.run)
             await server.apply(Offer(shares=(placed,), users=(USER,), sid="S-1-5-21-1-2-3"))
