@@ -63,13 +63,14 @@ def choose(
     there = sorted(candidates, key=lambda one: (one.dead_bytes / one.size, one.size), reverse=True)
     plan = Plan()
     dead = figures.dead_bytes - figures.empty_bytes
-    tolerated = dead_share_max * (figures.nbytes - figures.empty_bytes)
+    nbytes = figures.nbytes - figures.empty_bytes
     chosen: set[int] = set()
     for one in there:
-        if dead <= tolerated or not one.dead_bytes or not _add(plan, one, bound):
+        if dead <= dead_share_max * nbytes or not one.dead_bytes or not _add(plan, one, bound):
             break
         chosen.add(one.number)
         dead -= one.dead_bytes
+        nbytes -= one.dead_bytes
     small = [one for one in there if one.size < pack_size // SMALL_SHARE and one.number not in chosen]
     if sum(one.live_bytes for one in small) >= pack_size:
         for one in sorted(small, key=lambda one: one.number):

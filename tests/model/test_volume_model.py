@@ -30,6 +30,7 @@ def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
     world.run(operations(4_000), life)
     assert world.operations >= operations(4_000)
     assert world.recut_spans
+    assert world.collected_packs
     assert world.checkpoints
 
 

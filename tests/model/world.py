@@ -36,6 +36,9 @@ TUNING = Tuning(
     commit_interval_s=60,
     checkpoint_log_size_bytes=4 << 10,
     checkpoint_retention_s=0,
+    gc_interval_s=0,
+    gc_grace_s=0,
+    gc_orphan_grace_s=0,
 )
 KEYS = VolumeKeys(b"model volume id!", {1: bytes(32)}, chunk_id_key=b"k" * 32, cutter_seed=0x1234567)
 
@@ -106,6 +109,8 @@ class World:
         self.operations = 0
         self.log: list[str] = []
         self.recut_spans = 0
+        self.collected_packs = 0
+        """Deleted from the store."""
         self.checkpoints = 0
         """Lives that had one in the end."""
         self._pool = [self.random.randbytes(size) for size in (1, 100, 5000, 20_000, 70_000, 200_000)]
@@ -169,8 +174,10 @@ class World:
             self._name_step(runtime.volume)
         elif choice < 0.975:
             await self._data_step(runtime.volume)
-        elif choice < 0.985:
+        elif choice < 0.983:
             await self._recut_step(runtime, background)
+        elif choice < 0.985:
+            await self._collect_step(runtime)
         else:
             await self._life_step(runtime)
         if self.random.random() < 0.02:
@@ -290,6 +297,14 @@ class World:
             await self._recut(runtime)
         else:
             background.start_soon(self._recut, runtime)
+
+    async def _collect_step(self, runtime: Runtime) -> None:
+        """Two passes: what the first condemns, the second may delete."""
+        await runtime.volume.barrier()
+        self.durable = self.stored = self.reference.copy()
+        for _ in range(2):
+            done = await runtime.collector.collect(look_for_orphans=True)
+            self.collected_packs += done.deleted_packs
 
     async def _recut(self, runtime: Runtime) -> None:
         for _ in range(10):
