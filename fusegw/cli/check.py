@@ -1,5 +1,6 @@
 """`fusegw check`: is a volume whole, and which files suffer if not; beside the gateway or without one."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -152,8 +153,10 @@ def _progress(volume: str) -> Iterator[OnProgress]:
 def _show(volume: str, report: Report, report_file: Path | None, as_json: bool) -> None:
     document: dict[str, Any] = {"volume": volume} | msgspec.to_builtins(report)
     if report_file is not None:
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
         try:
-            report_file.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+            with open(report_file, "wb", opener=_for_us_alone) as file:
+                file.write(text)
         except OSError as error:
             raise FusegwError(f"report {report_file} cannot be written: {error.strerror}") from None
     if as_json:
@@ -167,6 +170,11 @@ def _show(volume: str, report: Report, report_file: Path | None, as_json: bool) 
             + (f"; needed by {', '.join(first.files[:3])}" if first.files else "")
             + (f"; and {more} more" if more else "")
         )
+
+
+def _for_us_alone(path: str, flags: int) -> int:
+    """A new report is 0600: it names files."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:

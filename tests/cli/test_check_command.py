@@ -52,6 +52,9 @@ def read_all(host: Host) -> bool:
 
 @pytest.mark.mount
 def test_a_whole_volume_passes_with_and_without_its_gateway(mounted: Host) -> None:
+    scrub = mounted.run("status", "--json").json()["scrub"]
+    assert isinstance(scrub, dict) and scrub["damaged_chunks"] == 0
+    assert "of pass 1" in mounted.run("status").out
     before = mounted.tree(mounted.store)
     done = mounted.real("check", "--json", "--read-data")
     assert done.code == 0, done
@@ -95,6 +98,7 @@ def test_repair_stores_anew_what_the_cache_has_and_reports_the_rest(mounted: Hos
     assert mounted.run("cache", "drop").code == 0
     done = mounted.real("check", "--repair", "--report", report)
     assert done.code == 11 and "until their data is written again" in done.out, done
+    assert report.stat().st_mode & 0o777 == 0o600
     found = json.loads(report.read_bytes())
     assert {path for damage in found["damage"] for path in damage["files"]} == {f"/{name}" for name in TREE}
     assert mounted.real("umount", "tank").code == 0
