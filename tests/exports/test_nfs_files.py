@@ -89,7 +89,7 @@ def on_disk(root: Path) -> dict[str, bytes | None]:
     }
 
 
-@pytest.mark.parametrize(("version", "files", "size_max"), [(3, 150, 2_000_000), (4, 100, 9_000)])
+@pytest.mark.parametrize(("version", "files", "size_max"), [(3, 100, 600_000), (4, 60, 6_000)])
 def test_a_tree_goes_in_and_comes_out(shared: NfsHost, version: int, files: int, size_max: int) -> None:
     check_tree(shared, version, tree(files, size_max, seed=version))
 
@@ -142,7 +142,7 @@ def test_changes_on_the_host_are_seen_at_once(shared: NfsHost) -> None:
 
 @pytest.mark.parametrize("version", [3, 4])
 def test_listing_is_complete_while_entries_come_and_go(shared: NfsHost, version: int) -> None:
-    check_listing(shared, version, 3_000)
+    check_listing(shared, version, 1_500)
 
 
 @pytest.mark.soak
@@ -175,7 +175,7 @@ def check_listing(host: NfsHost, version: int, count: int) -> None:
 
 
 def test_handles_are_kept_over_every_restart(own: NfsHost, tmp_path: Path) -> None:
-    check_handles(own, tmp_path, 2_000)
+    check_handles(own, tmp_path, 1_000)
 
 
 @pytest.mark.soak
