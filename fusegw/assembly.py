@@ -350,7 +350,7 @@ def _build(
         recutter,
         mender,
         scrub,
-        _collector(source, metadata, chunks, committer, pipeline, pressure, cache, log_shipper),
+        _collector(source, metadata, chunks, committer, pipeline, pressure, cache, log_shipper, mender),
         health,
         usage,
         chunks,
@@ -368,6 +368,7 @@ def _collector(
     pressure: Pressure,
     cache: PackCache,
     log_shipper: LogShipper,
+    mender: Mender,
 ) -> Collector:
     tuning, store, keys = source.tuning, source.store, source.keys
     rules = Rules(
@@ -390,6 +391,7 @@ def _collector(
         store,
         Deletion(store, keys, grace_s=rules.grace_s, head=lambda: log_shipper.head),
         LivingSource(cache, store, keys, chunk_id_of=pipeline.chunk_id),
+        mender,
         source.clock,
     )
     return Collector(parts, rules)

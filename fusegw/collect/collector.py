@@ -17,6 +17,8 @@ from fusegw.errors import Busy, Fenced, FusegwError
 
 log = logging.getLogger(__name__)
 _DAY_S = 86400.0
+_FIRST_S = 600.0
+"""From the start to the first pass, at most: a gateway may be mounted for a short time only."""
 
 
 class CollectStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +59,7 @@ class Collector:
         self._wanted = trio.Event()
         self._request: _Request | None = None
         self._pass: Pass | None = None
-        self._passed_over: set[int] = set()
+        self._passed_over: dict[int, int] = {}
         self._stopped = False
         self._last_pass_ns: int | None = None
         self._last: Outcome | None = None
@@ -69,6 +71,8 @@ class Collector:
     ) -> Outcome:
         """A pass now, that rewrites at most `budget` living bytes (None: all that is worth it); with
         `preview` only what it would do. Busy while another one runs, Fenced, and what the store raises."""
+        if self._parts.log.fenced is not None:
+            raise Fenced(str(self._parts.log.fenced))
         if self._pass is not None or self._request is not None:
             raise Busy("a collection is running already; it is refused to run two at once")
         if self._stopped:
@@ -110,9 +114,11 @@ class Collector:
     async def run(self) -> None:
         """Passes, for ever, until cancelled or fenced."""
         try:
+            pause_s = min(self._rules.interval_s, _FIRST_S)
             while True:
-                with trio.move_on_after(self._rules.interval_s or math.inf):
+                with trio.move_on_after(pause_s or math.inf):
                     await self._wanted.wait()
+                pause_s = self._rules.interval_s
                 self._wanted = trio.Event()
                 request = self._request
                 try:
@@ -129,7 +135,8 @@ class Collector:
                     self._finish(request, None)
         finally:
             self._stopped = True
-            self._finish(self._request, Busy("the volume is being closed"))
+            fenced = self._parts.log.fenced
+            self._finish(self._request, fenced or Busy("the volume is being closed"))
 
     async def _once(self, request: _Request | None) -> None:
         rules = self._rules

@@ -45,6 +45,7 @@ from fusegw.meta.schema import (
 from fusegw.packs.format import object_key
 from fusegw.ship.log import LogShipper
 from fusegw.store.base import DELETE_BATCH_MAX, ObjectStore
+from fusegw.vfs.mending import Mender, Suspect
 from fusegw.vfs.pressure import Pressure
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class Parts(msgspec.Struct, frozen=True):
     store: ObjectStore
     deletion: Deletion
     source: LivingSource
+    mender: Mender
     clock: Clock
 
 
@@ -130,11 +132,11 @@ class Pass:
         *,
         budget: int,
         gently: bool,
-        passed_over: set[int],
+        passed_over: dict[int, int],
         stopped: Callable[[], bool],
     ) -> None:
         """`budget` is what may be rewritten, in living bytes; `passed_over` are packs with chunks that cannot
-        be read, to which it adds."""
+        be read, and how many chunks those had then; it adds to them."""
         self._parts = parts
         self._rules = rules
         self._budget = budget
@@ -229,7 +231,7 @@ class Pass:
                     change.delete(PACK, one.number)
                 else:
                     log.error("pack %s is needed, it is not deleted: run a check", one.pack.pack_id.hex())
-                    self._passed_over.add(one.number)
+                    self._passed_over[one.number] = one.pack.live
                 change.delete(CONDEMNED, one.number)
         await parts.committer.commit()
         for one in gone:
@@ -333,8 +335,8 @@ class Pass:
         for number in numbers:
             if self._is_empty(number):
                 self.outcome.rewritten_packs += 1
-            else:
-                self._passed_over.add(number)
+            elif (pack := parts.metadata.get(PACK, number)) is not None:
+                self._passed_over[number] = pack.live
         return True
 
     async def _move(self, burst: Sequence[Living], packs: dict[int, Pack]) -> bool:
@@ -349,6 +351,7 @@ class Pass:
         except BaseException:
             parts.pressure.release(nbytes)
             raise
+        await self._mark_unreadable(burst, {number for number, _, _, _ in loaded})
         job = Reseal(loaded)
         parts.pressure.release(nbytes - job.nbytes)
         if loaded:
@@ -364,6 +367,12 @@ class Pass:
         self.outcome.read_requests += parts.source.requests - requests
         self.outcome.read_bytes += parts.source.read_bytes - read
         return True
+
+    async def _mark_unreadable(self, burst: Sequence[Living], loaded: set[int]) -> None:
+        """What neither cache nor store has whole leaves the dedup index, to be stored anew when it comes."""
+        lost = [Suspect(one.number, one.chunk.pack) for one in burst if one.number not in loaded]
+        if lost:
+            await self._parts.mender.mend(lost, repair=False)
 
     # looking
 

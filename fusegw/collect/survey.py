@@ -3,7 +3,7 @@
 Read from a view, so that the event loop goes on: all figures are those of one commit.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -27,9 +27,9 @@ class Survey(msgspec.Struct):
     waiting_bytes: int = 0
 
 
-def survey(view: View, *, passed_over: Container[int], before: int) -> Survey:
-    """Blocking. Packs that are among `passed_over`, or whose numbers are not below `before`, count, but are
-    not to be touched."""
+def survey(view: View, *, passed_over: Mapping[int, int], before: int) -> Survey:
+    """Blocking. Packs that are among `passed_over` and have the number of living chunks that is given there,
+    or whose numbers are not below `before`, count, but are not to be touched."""
     found = Survey(Figures(), [], [])
     figures = found.figures
     for number, pack in view.rows(PACK):
@@ -43,12 +43,13 @@ def survey(view: View, *, passed_over: Container[int], before: int) -> Survey:
         figures.packs += 1
         figures.nbytes += one.size
         figures.dead_bytes += one.dead_bytes
+        untouched = number >= before or passed_over.get(number) == pack.live
         if not pack.live:
             figures.empty += 1
             figures.empty_bytes += one.size
-            if number < before and number not in passed_over:
+            if not untouched:
                 found.empty.append(number)
-        elif number < before and number not in passed_over:
+        elif not untouched:
             found.candidates.append(one)
     return found
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from fusegw.errors import Busy
-from fusegw.meta.schema import CHUNK, PACK_NUMBER_END
+from fusegw.meta.schema import CHUNK, DAMAGED, PACK_NUMBER_END
 from tests.collect.support import Life, collecting, new_store, packs
 from tests.faults.support import content, forget_cached, until, volume
 from tests.model.invariants import check_index
@@ -190,9 +190,12 @@ async def test_a_chunk_that_cannot_be_read_keeps_its_pack(tmp_path: Path) -> Non
         life.store.put(key, bytes(len(whole)), create_only=False)
         done = await runtime.collector.collect()
         assert done.complete
+        assert (await runtime.collector.collect()).rewritten_packs == 0, "it is not tried again and again"
         await life.age(runtime)
         await runtime.collector.collect()
         assert key in packs(life.store)
+        marked = [key for key, _ in runtime.metadata.scan(DAMAGED, b"", b"\xff" * 25)]
+        assert marked
         life.store.put(key, whole, create_only=False)
         forget_cached(runtime)
         await life.check(runtime)
