@@ -104,6 +104,11 @@ def test_old_dialects_are_not_spoken(smb: SmbHost) -> None:
     smb.client("data", "ls", "-m", "SMB2_10")
 
 
+def test_a_share_for_macos(smb: SmbHost) -> None:
+    with share(smb, "apple", "--macos") as name:
+        smb.client(name, "put /etc/hostname mac; get mac /dev/null; rm mac")
+
+
 def test_forced_user(smb: SmbHost) -> None:
     smb.add_user("robot", "password", "--group", "machines")
     with share(smb, "forced", "--user", "max", "--force-user", "robot", "--create-mask", "0600") as name:
@@ -308,6 +313,31 @@ def test_shares_of_several_volumes_in_one_mount() -> None:
             assert host.refusal(share_name, "ls", user="max") == "NT_STATUS_ACCESS_DENIED"
         problems = json.loads(host.command("status", "other", "--json"))["share_problems"]
         assert len(problems) == 1 and "user 'max'" in problems[0]
+
+
+def test_a_standby_serves_what_it_follows(own: SmbHost) -> None:
+    """Read only, and shares that come later as well; once promoted it is written through its shares."""
+    own.client("data", "put /etc/hostname before")
+    own.barrier()
+    base = own.base / "standby"
+    base.mkdir()
+    standby = SmbHost(base, volume_of=own)
+    try:
+        standby.mount("--follow")
+        standby.serving()
+        standby.write_login("max", PASSWORD)
+        standby.client("data", "get before /dev/null")
+        assert standby.refusal("data", "put /etc/hostname there") in REFUSED
+        assert standby.run("export", "edit", "data", "--read-only").returncode == 3
+        own.command("export", "add", "later", "--path", "/data", "--user", "max")
+        own.barrier()
+        until(lambda: "later" in standby.smb["shares"])
+        standby.client("later", "get before /dev/null")
+        standby.command("promote", NAME)
+        until(lambda: not standby.try_client("later", "put /etc/hostname there").returncode)
+        assert (standby.root / "data" / "there").exists()
+    finally:
+        standby.end()
 
 
 def test_a_mount_for_its_owner_alone_serves_no_shares(own: SmbHost) -> None:
