@@ -10,6 +10,7 @@ here serves what its writer last shipped.
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from fusegw.control.protocol import PutShare, PutUser, RemoveShare, ShareChange,
 from fusegw.errors import Exists, FusegwError, Invalid, NotFound
 from fusegw.shares import VolumeShares, new_sid
 
+RETRY_S = 15.0
+"""Until what could not be served is tried again."""
 WATCH_S = 2.0
 """Between two looks whether the mount is still there."""
 
@@ -96,15 +99,36 @@ class Sharing:
         """Serve, from `mounted` on, until cancelled."""
         async with trio.open_nursery() as nursery:
             for server in self._servers:
-                nursery.start_soon(server.run)
+                nursery.start_soon(self._keep, server)
             nursery.start_soon(self._watch)
+            failed = ""
             while True:
-                await self._dirty.wait()
+                with trio.move_on_after(RETRY_S if failed else math.inf):
+                    await self._dirty.wait()
                 self._dirty = trio.Event()
-                try:
-                    await self._apply()
-                except FusegwError as error:
-                    log.error("%s", error)
+                before, failed = failed, await self._failure()
+                if failed and failed != before:
+                    log.error("%s", failed)
+
+    async def _keep(self, server: Server) -> None:
+        """Nothing that happens to a server may end the mount."""
+        while True:
+            try:
+                await server.run()
+            except Exception:
+                log.exception("a server of shares failed, and begins again")
+                await trio.sleep(RETRY_S)
+
+    async def _failure(self) -> str:
+        """Apply what is there; why that did not work, "" when it did."""
+        try:
+            await self._apply()
+        except FusegwError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("shares could not be applied")
+            return f"unexpected {type(error).__name__}"
+        return ""
 
     def mounted(self) -> None:
         """The mount is there: begin, or go on."""

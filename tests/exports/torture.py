@@ -22,7 +22,7 @@ SUITES = (
     *("maxfid", "session", "tcon", "credits", "compound_find", "openattr", "winattr", "durable-open"),
     *("getinfo", "setinfo", "streams", "acls", "charset", "dir", "delete-on-close-perms", "notify"),
 )
-SUITE_TIMEOUT_S = 900
+SUITE_TIMEOUT_S = 1500
 PASSWORD = "torture"
 USER = User(name="torture", uid=20000, gid=20000, nt_hash=nt_hash(PASSWORD))
 _RESULT = re.compile(r"^(success|failure|error|skip): (\S+)", re.MULTILINE)
