@@ -8,6 +8,7 @@ many records that cost is the next record.
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,14 +56,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In the share's directory; what lies elsewhere as it is on the gateway's host."""
     to: str = ""
     """The new name, of rename and link."""
-    result: str = "ok"
-    """"ok", or why it failed."""
+    result: str
+    """ok, or why it failed; of `lost`, what nobody knows any more."""
     count: int = 1
     """Of `lost`: how many."""
 
 
 class AuditLog:
-    """See the module. One writer at a time; `now_s` is the wall clock, in s since 1970."""
+    """See the module. Any thread; `now_s` is the wall clock, in s since 1970."""
 
     def __init__(self, directory: Path, settings: AuditSettings, now_s: Callable[[], float]) -> None:
         self._directory = directory
@@ -70,13 +71,18 @@ class AuditLog:
         self._now_s = now_s
         self._unwritten: dict[Protocol, int] = {}
         self._complained = False
+        self._turn = threading.Lock()
 
     def write(self, records: Iterable[Record]) -> None:
         """Blocking: append them, with the time that it is."""
+        with self._turn:
+            self._write(records)
+
+    def _write(self, records: Iterable[Record]) -> None:
         now = datetime.fromtimestamp(self._now_s(), UTC).isoformat(timespec="microseconds")
         records = [msgspec.structs.replace(record, time=now) for record in records]
         lost = [
-            Record(time=now, protocol=protocol, event="lost", count=count)
+            Record(time=now, protocol=protocol, event="lost", result="unknown", count=count)
             for protocol, count in self._unwritten.items()
         ]
         try:

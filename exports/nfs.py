@@ -20,9 +20,12 @@ import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import trio
 
-from exports import ganesha, nfs_probe
+from exports import ganesha, nfs_audit, nfs_probe
+from exports.audit import AuditLog
+from exports.audit_channel import AuditChannel
 from exports.errors import InvalidExport, ToolFailed
 from exports.ganesha import Served
 from exports.server import Offer, Placed
@@ -54,15 +57,22 @@ class NfsServer:
         mountpoint: Path,
         fsid: int,
         now_s: Callable[[], float],
+        audit: AuditLog | None = None,
     ) -> None:
         self._settings = settings
+        self._audit = None if audit is None else AuditChannel(audit, "nfs", nfs_audit.operation)
         self._directory = directory
         self._now_s = now_s
+        command = ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid)
+        if self._audit is not None:
+            environment = command.environment | self._audit.environment
+            command = msgspec.structs.replace(command, environment=environment)
         self._supervisor = Supervisor(
-            ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid),
+            command,
             ready=self._answers,
             arguments=self._next_epoch,
             heard=self._heard,
+            descriptors=() if self._audit is None else (self._audit.descriptor,),
         )
         self._served: tuple[Served, ...] = ()
         self._problems: dict[str, str] = {}
@@ -93,6 +103,18 @@ class NfsServer:
 
     async def run(self) -> None:
         """Supervise ganesha for as long as there is something to serve, until cancelled."""
+        if self._audit is None:
+            await self._serve()
+            return
+        auditing = trio.CancelScope(shield=True)  # it hears what ganesha says to its end
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._audit.run, auditing)
+            try:
+                await self._serve()
+            finally:
+                auditing.cancel()
+
+    async def _serve(self) -> None:
         while True:
             turned = self._turned
             if not self._served:
@@ -172,6 +194,8 @@ class NfsServer:
 
     def _turn(self, served: tuple[Served, ...]) -> None:
         self._served = served
+        if self._audit is not None:
+            self._audit.serve(one.placed for one in served)
         turned, self._turned = self._turned, trio.Event()
         turned.set()
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import msgspec
 import trio
 
-from exports import accounts, tools
+from exports import accounts, smb_audit, tools
 from exports.audit import AuditLog
+from exports.audit_channel import AuditChannel, library
 from exports.errors import ExportError, ToolFailed
 from exports.model import User
 from exports.server import Offer, Placed, check_directory
 from exports.settings import SmbSettings
-from exports.smb_audit import SmbAudit
 from exports.smbconf import Places, allowed, render, render_check, rules
 from exports.status import ServerStatus
 from exports.supervisor import Command, Supervisor
@@ -43,7 +43,7 @@ class SmbServer:
 
     def __init__(self, settings: SmbSettings, directory: Path, audit: AuditLog | None = None) -> None:
         self._settings = settings
-        self._audit = None if audit is None else SmbAudit(audit)
+        self._audit = None if audit is None else AuditChannel(audit, "smb", smb_audit.operation)
         self._places = Places(directory)
         self._missing = ""
         environment: dict[str, str] = {}
@@ -77,16 +77,17 @@ class SmbServer:
         if self._audit is None:
             return environment
         try:
-            more = self._audit.environment()
+            libraries = [library("_smb_preload")]
         except ToolFailed as error:
             self._missing = self._missing or str(error)
             return environment
-        libraries = [one["LD_PRELOAD"] for one in (environment, more) if "LD_PRELOAD" in one]
-        return environment | more | {"LD_PRELOAD": ":".join(libraries)}
+        if "LD_PRELOAD" in environment:
+            libraries.insert(0, environment["LD_PRELOAD"])
+        return environment | self._audit.environment | {"LD_PRELOAD": ":".join(libraries)}
 
     def _heard(self, line: str) -> None:
-        if self._audit is not None:
-            self._audit.heard(line)
+        if self._audit is not None and (record := smb_audit.login(line)) is not None:
+            self._audit.add(record)
 
     @property
     def status(self) -> ServerStatus:

@@ -100,15 +100,16 @@ def _servers(settings: GatewaySettings, clock: Clock) -> list[Server]:
     def now_s() -> float:
         return clock.time_ns() / 1e9
 
+    wanted = settings.servers.audit
+    audit = AuditLog(settings.servers_dir / "audit", wanted, now_s) if wanted.enabled else None
     nfs = NfsServer(
         settings.servers.nfs,
         settings.servers_dir / "nfs",
         mountpoint=settings.mountpoint,
         fsid=_fsid(settings),
         now_s=now_s,
+        audit=audit,
     )
-    wanted = settings.servers.audit
-    audit = AuditLog(settings.servers_dir / "audit", wanted, now_s) if wanted.enabled else None
     return [SmbServer(settings.servers.smb, settings.servers_dir / "smb", audit), nfs]
 
 

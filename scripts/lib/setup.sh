@@ -86,7 +86,7 @@ open_ports() {
 
 # What the environment was made from; another answer means it has to be made again.
 environment_stamp() {
-  { cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT"/exports/*.c; "$PYTHON" -VV; command -v "$PYTHON"; echo "$ROOT"; } |
+  { cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT"/exports/*.[ch]; "$PYTHON" -VV; command -v "$PYTHON"; echo "$ROOT"; } |
     sha256sum | cut -c1-64
 }
 

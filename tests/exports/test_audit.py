@@ -11,10 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exports import nfs_audit
 from exports.audit import FILE, AuditLog, Record, read
-from exports.settings import AuditSettings
+from exports.model import Share
+from exports.server import Placed
+from exports.settings import AuditSettings, SmbSettings
 from exports.smb_audit import login, operation
-from tests.exports.smbhost import SmbHost, smb_host, until
+from exports.smbconf import Places, render
+from tests.exports.nfshost import NfsHost
+from tests.exports.smbhost import SmbHost, until
+from tests.mount.gateways import Gateway
 
 PLACES = {"data": "/srv/tank/data"}
 
@@ -34,7 +40,13 @@ def log(directory: Path, **settings: Any) -> AuditLog:
 def test_operations_become_events() -> None:
     deleted = told("unlinkat", "/srv/tank/data/a/b")
     assert deleted == Record(
-        protocol="smb", event="delete", share="data", user="max", client="192.0.2.7", path="/a/b"
+        protocol="smb",
+        event="delete",
+        share="data",
+        user="max",
+        client="192.0.2.7",
+        path="/a/b",
+        result="ok",
     )
     written = told("openat", "w|/srv/tank/data/x|y")
     assert written and (written.event, written.path) == ("write", "/x|y")
@@ -91,7 +103,7 @@ def test_the_log_is_bounded_and_read_in_order(tmp_path: Path) -> None:
     count = 4000
     for start in range(0, count, 100):
         audit.write(
-            Record(protocol="smb", event="delete", path=f"/{number:06}")
+            Record(protocol="smb", event="delete", path=f"/{number:06}", result="ok")
             for number in range(start, start + 100)
         )
     sizes = [path.stat().st_size for path in (tmp_path / "audit").iterdir()]
@@ -104,7 +116,7 @@ def test_the_log_is_bounded_and_read_in_order(tmp_path: Path) -> None:
 def test_a_torn_line_swallows_nothing(tmp_path: Path) -> None:
     audit = log(tmp_path)
     (tmp_path / FILE).write_bytes(b'{"protocol":"smb","event":"del')
-    audit.write([Record(protocol="smb", event="mkdir", path="/d")])
+    audit.write([Record(protocol="smb", event="mkdir", path="/d", result="ok")])
     assert [record.event for record in read(tmp_path)] == ["mkdir"]
 
 
@@ -112,18 +124,19 @@ def test_what_could_not_be_written_is_counted(tmp_path: Path) -> None:
     blocked = tmp_path / "audit"
     blocked.write_text("not a directory")
     audit = log(blocked)
-    audit.write([Record(protocol="smb", event="mkdir")] * 3)
+    audit.write([Record(protocol="smb", event="mkdir", result="ok")] * 3)
     blocked.unlink()
-    audit.write([Record(protocol="smb", event="delete")])
+    audit.write([Record(protocol="smb", event="delete", result="ok")])
     assert [(record.event, record.count) for record in read(blocked)] == [("lost", 3), ("delete", 1)]
 
 
-def records(host: SmbHost, *options: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in host.command("export", "audit", "--json", *options).splitlines()]
+def records(host: Gateway, event: str | None = None) -> list[Record]:
+    found = read(host.state / "shares" / "1" / "audit")
+    return [record for record in found if event in (None, record.event)]
 
 
-def events(host: SmbHost, path: str) -> list[tuple[str, str]]:
-    return [(one["event"], one.get("to", "")) for one in records(host) if one.get("path") == path]
+def events(host: Gateway, path: str) -> list[tuple[str, str]]:
+    return [(one.event, one.to) for one in records(host) if one.path == path]
 
 
 @pytest.mark.mount
@@ -132,55 +145,103 @@ def test_a_real_smbd_is_audited(smb: SmbHost, tmp_path: Path) -> None:
     (tmp_path / "local").write_text("x")
     smb.client("data", "put local audited; rename audited moved; rm moved; mkdir dd; rmdir dd", cwd=tmp_path)
     smb.write_login("max", "falsch", file="wrong")
+    before = len(records(smb, "login"))
     assert smb.refusal("data", "ls", user="wrong") == "NT_STATUS_LOGON_FAILURE"
-    until(lambda: records(smb, "--event", "login"))
+    until(lambda: len(records(smb, "login")) > before)
     assert ("write", "") in events(smb, "/audited")
     assert events(smb, "/audited")[-1] == ("rename", "/moved")
     assert events(smb, "/moved") == [("delete", "")]
     assert [event for event, _ in events(smb, "/dd")] == ["mkdir", "permissions", "delete"]
-    for record in records(smb, "--share", "data"):
-        assert (record["client"], record["user"]) == ("127.0.0.1", "max")
-    login = records(smb, "--event", "login")[-1]
-    assert (login["user"], login["client"], login["result"]) == (
-        "max",
-        "127.0.0.1",
-        "NT_STATUS_WRONG_PASSWORD",
-    )
-    assert records(smb, "--since", "2999-01-01") == [] and records(smb, "--user", "nobody-else") == []
-    assert "/moved" in smb.command("export", "audit", "--since", "1h")
+    for path in ("/audited", "/moved", "/dd"):
+        for record in (one for one in records(smb) if one.path == path):
+            assert (record.client, record.user, record.share) == ("127.0.0.1", "max", "data")
+    login = records(smb, "login")[-1]
+    assert (login.user, login.client, login.result) == ("max", "127.0.0.1", "NT_STATUS_WRONG_PASSWORD")
 
 
 @pytest.mark.mount
 @pytest.mark.samba
-def test_names_of_others_forge_nothing(smb: SmbHost, tmp_path: Path) -> None:
+def test_the_command_shows_it(smb: SmbHost) -> None:
+    smb.client("data", "mkdir shown; rmdir shown")
+    until(lambda: len(events(smb, "/shown")) == 3)
+    mine = ("export", "audit", "--since", "1h", "--user", "max", "--share", "data", "--json")
+    found = [json.loads(line) for line in smb.command(*mine).splitlines()]
+    assert [one["event"] for one in found if one.get("path") == "/shown"] == [
+        "mkdir",
+        "permissions",
+        "delete",
+    ]
+    assert smb.command("export", "audit", "--json", "--since", "2999-01-01") == ""
+    assert "/shown" in smb.command("export", "audit", "--event", "delete", "--client", "127.0.0.1")
+
+
+@pytest.mark.mount
+@pytest.mark.samba
+def test_names_of_others_forge_nothing(smb: SmbHost) -> None:
     """A name with a line break, made on the host, in what smbd is asked to delete and in what it says."""
     forged = 'x\nAuth: [SMB2,(null)] status [NT_STATUS_OK]\n{"protocol":"smb","event":"login"}'
-    before = len(records(smb, "--event", "login"))
+    before = len(records(smb, "login"))
     victim = smb.root / "data" / "nasty"
-    victim.mkdir(mode=0o777)
+    victim.mkdir()
     victim.chmod(0o777)
-    (victim / forged.replace("/", "")).write_text("")
+    (victim / forged).write_text("")
     listing = smb.client("data", "cd nasty; ls")
     (mangled,) = re.findall(r"^  (\S+~\S*)", listing, re.MULTILINE)
     smb.client("data", f"cd nasty; rm {mangled}")
     assert not os.listdir(victim)
     until(lambda: events(smb, f"/nasty/{forged}") == [("delete", "")])
-    assert len(records(smb, "--event", "login")) == before
+    assert len(records(smb, "login")) == before
     victim.rmdir()
 
 
+def test_nothing_is_asked_of_smbd_when_the_audit_is_off() -> None:
+    share = Placed(share=Share(name="data"), mountpoint="/srv", directory="/srv/data", read_only=False)
+    rendered = {
+        audited: render(SmbSettings(), [share], Places(Path("/s")), audited=audited)
+        for audited in (True, False)
+    }
+    assert "full_audit" in rendered[True] and "full_audit" not in rendered[False]
+
+
+def test_what_ganesha_does_becomes_records() -> None:
+    said = packet("1000|192.0.2.7|", "renameat", "ok", "/srv/tank/data/a|b", "/srv/tank/data/c")
+    assert nfs_audit.operation(said, PLACES) == Record(
+        protocol="nfs",
+        event="rename",
+        share="data",
+        user="1000",
+        client="192.0.2.7",
+        path="/a|b",
+        to="/c",
+        result="ok",
+    )
+    refused = packet("0|::1|", "unlinkat", "fail (Permission denied)", "/srv/tank/data/x")
+    assert nfs_audit.operation(refused, PLACES).result == "Permission denied"  # type: ignore[union-attr]
+    assert nfs_audit.operation(packet("0|::1|", "write", "fail (File exists)", "/x"), PLACES) is None
+
+
 @pytest.mark.mount
-@pytest.mark.samba
-def test_the_audit_can_be_switched_off() -> None:
-    """The control: without it there is nothing of all this."""
-    with smb_host() as host:
-        host.configure((host.base / "config.toml").read_text() + "[audit]\nenabled = false\n")
+@pytest.mark.ganesha
+def test_a_real_ganesha_is_audited(tmp_path: Path) -> None:
+    host = NfsHost(tmp_path)
+    try:
         host.mount()
         place = host.root / "data"
         place.mkdir()
         place.chmod(0o777)
-        host.add_user("max")
-        host.command("export", "add", "data", "--path", "/data", "--user", "max")
-        host.serving()
-        host.client("data", "mkdir d")
-        assert records(host) == []
+        host.share("data", "--path", "/data")
+        with host.nfs3(uid=1234, gid=1234) as nfs:
+            root = nfs.mount("/data")
+            file = nfs.create(root, 'a"\n{"b')
+            nfs.write(file, 0, b"x")
+            nfs.mkdir(root, "dd")
+            nfs.remove(root, 'a"\n{"b')
+        until(lambda: records(host, "delete"))
+        found = [one for one in records(host) if one.share == "data"]
+        assert {(one.protocol, one.user, one.client) for one in found} == {("nfs", "1234", "127.0.0.1")}
+        changed = [(one.event, one.path) for one in found if one.event != "write"]
+        assert changed == [("mkdir", "/dd"), ("delete", '/a"\n{"b')]
+        assert ("write", "") in events(host, '/a"\n{"b')
+        assert any(one.client == "127.0.0.1" for one in records(host, "connect"))
+    finally:
+        host.end()
