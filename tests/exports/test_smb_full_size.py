@@ -3,13 +3,14 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from tests.exports.smbhost import SmbHost, smb_host
 from tests.exports.test_smb_files import differing, make_tree
-from tests.exports.torture import SUITES, Torture, ext4, failures, tortured
+from tests.exports.torture import SUITES, ext4, failures, tortured
 
 pytestmark = [pytest.mark.mount, pytest.mark.samba, pytest.mark.soak]
 BEYOND = {"timestamps.time_t_10000000000", "timestamps.time_t_15032385535"}
@@ -54,30 +55,31 @@ def test_a_file_of_five_gibibytes(smb: SmbHost, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(5400)
 async def test_smbtorture_finds_nothing_that_it_does_not_find_on_ext4() -> None:
-    with ext4() as place:
-        expected = await _tortured(place)
-    with smb_host() as host:
+    with ext4() as place, smb_host() as host:
         host.mount()
-        found = await _tortured(host.root)
+        expected, found = await _tortured(place, SUITES), await _tortured(host.root, SUITES)
+        # Some tests depend on time: what fails here alone has to do so again.
+        if again := {name.partition(".")[0].partition(":")[0] for name in _here_alone(found, expected)}:
+            found |= await _tortured(host.root, sorted(again))
     for suite in SUITES:
         print(f"smb2.{suite}: {_counts(found, suite)} on fusegw, {_counts(expected, suite)} on ext4")
     print(f"failed on both: {' '.join(sorted(failures(found) & failures(expected)))}")
     print(f"failed on fusegw only: {' '.join(sorted(failures(found) - failures(expected)))}")
-    assert failures(found) - failures(expected) <= BEYOND
+    assert _here_alone(found, expected) == set()
 
 
-async def _tortured(root: Path) -> dict[str, str]:
+def _here_alone(found: dict[str, str], expected: dict[str, str]) -> set[str]:
+    return failures(found) - failures(expected) - BEYOND
+
+
+async def _tortured(root: Path, suites: Iterable[str]) -> dict[str, str]:
     place = root / "torture"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     os.chown(place, 20000, 20000)
-    async with tortured(place, mountpoint=root) as share:
-        return await _all_suites(share)
-
-
-async def _all_suites(share: Torture) -> dict[str, str]:
     results: dict[str, str] = {}
-    for suite in SUITES:
-        results |= await share.run(suite)
+    async with tortured(place, mountpoint=root) as share:
+        for suite in suites:
+            results |= await share.run(suite)
     return results
 
 
