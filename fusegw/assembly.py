@@ -322,7 +322,7 @@ def _build(
         daily_share=tuning.scrub_daily_share,
     )
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
-    reaper = Reaper(metadata, inodes, chunks, usage, files)
+    reaper = Reaper(metadata, inodes, chunks, usage, files, committer)
     volume = Volume(
         metadata,
         committer,

@@ -2,12 +2,15 @@
 
 An inode that loses its last link has a row in the reap table from that very operation on. It is reaped when
 the kernel has forgotten it and no handle is open; a mount reaps what the one before left. A crash in
-mid-reap leaves a shorter file in the table, and the next mount goes on.
+mid-reap leaves a shorter file in the table, and the next mount goes on. A tree of any size is freed with
+bounded memory: no step is made while what is not durable is at its bound.
 """
 
 import trio
 
+from fusegw.errors import FusegwError
 from fusegw.meta.chunks import Chunks
+from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import INODE, INODE_MAX, REAP, XATTR
 from fusegw.vfs import extents
@@ -17,6 +20,7 @@ from fusegw.vfs.usage import Usage
 
 _EXTENTS_PER_STEP = 256
 _STEPS_PER_TURN = 8
+_RETRY_S = 0.5
 
 
 class Reaper:
@@ -24,9 +28,16 @@ class Reaper:
     running."""
 
     def __init__(
-        self, metadata: Metadata, inodes: Inodes, chunks: Chunks, usage: Usage, files: Files
+        self,
+        metadata: Metadata,
+        inodes: Inodes,
+        chunks: Chunks,
+        usage: Usage,
+        files: Files,
+        committer: Committer,
     ) -> None:
         self._metadata = metadata
+        self._committer = committer
         self._inodes = inodes
         self._chunks = chunks
         self._usage = usage
@@ -82,6 +93,11 @@ class Reaper:
             while not self._due:
                 self._work = trio.Event()
                 await self._work.wait()
+            try:
+                await self._committer.room()
+            except FusegwError:
+                await trio.sleep(_RETRY_S)
+                continue
             self.step(_STEPS_PER_TURN)
             await trio.lowlevel.checkpoint()
 

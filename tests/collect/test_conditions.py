@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fusegw.assembly import Runtime
+from fusegw.assembly import Runtime, promote
 from fusegw.collect.deletion import Deletion
 from fusegw.collect.passes import Pass
 from fusegw.errors import Corrupt, Fenced
@@ -284,3 +284,25 @@ async def test_the_horizon_is_the_oldest_folder_once_the_log_has_lost_its_beginn
         assert oldest_kept(store, KEYS) == oldest > 1
         store.put(object_key(Name(oldest - 1, bytes(8)), 1), b"begun by somebody")
         assert oldest_kept(store, KEYS) == oldest - 1
+
+
+async def test_whoever_takes_over_knows_what_is_to_go(tmp_path: Path, life: Life) -> None:
+    """Condemned here, deleted by a gateway on another host and by a standby that was promoted."""
+    async with volume(collecting(tmp_path / "volume", life.store)) as runtime:
+        await sparse(life, runtime)
+        await life.barrier(runtime)
+        condemned = (await runtime.collector.collect()).waiting_packs
+        await life.barrier(runtime)
+    async with volume(collecting(tmp_path / "other", life.store)) as runtime:
+        await life.check(runtime)
+        kept = (await runtime.collector.collect()).waiting_packs
+        assert kept == condemned > 0
+        await life.barrier(runtime)
+    given = standby(tmp_path / "standby", life.store)
+    given = msgspec.structs.replace(given, tuning=collecting(tmp_path, life.store).tuning)
+    async with following(given) as (runtime, _):
+        await promote(runtime, switch=lambda: None)
+        await life.age(runtime)
+        assert (await runtime.collector.collect()).deleted_packs == condemned
+        forget_cached(runtime)
+        await life.check(runtime)

@@ -35,7 +35,7 @@ pack_size = "4M"
 gc_interval_s = 0
 gc_grace_s = 0
 gc_orphan_grace_s = 0
-checkpoint_log_size = "1K"
+checkpoint_interval_s = 0.5
 checkpoint_retention_s = 0
 """
 COUNTED = ("read_requests", "put_requests", "delete_requests", "read_bytes", "written_bytes", "deleted_bytes")
@@ -65,6 +65,9 @@ class Churn:
         self.took_s = 1.0
         self.cut_off = 0
         self.named = 0
+
+    def mount(self) -> None:
+        self.gateway.mount("--cache-size", "64M")
 
     def fill(self) -> None:
         """Files up to the size wanted, all in the store."""
@@ -109,7 +112,7 @@ class Churn:
         self.gateway.kill()
         thread.join()
         self.cut_off += len(failures)
-        self.gateway.mount()
+        self.mount()
 
     def verify(self) -> None:
         """Every file reads as it was written, from the store."""
@@ -120,16 +123,23 @@ class Churn:
 
     def settle(self) -> None:
         """Older positions are given up, and what they needed goes."""
-        for _ in range(8):
-            for number in range(64):  # a change each, so that checkpoints follow
-                place = self.gateway.root / f"age-{number}-{'x' * 150}"
-                place.touch()
-                if number % 32 == 0:
-                    self.gateway.barrier()
-                place.unlink()
-            self.gateway.barrier()
+        for _ in range(4):
+            self.checkpoint()
+            self.checkpoint()
             if not self.collect()["waiting_packs"]:
                 break
+
+    def checkpoint(self) -> None:
+        """One of a state that is younger than all before."""
+        control, tick = self.gateway.control(), threading.Event()
+        mark = self.gateway.root / "mark"
+        mark.touch()
+        self.gateway.barrier()
+        at = control.status().log_seq
+        while (control.status().checkpoint_seq or 0) < at:
+            tick.wait(0.1)
+            self.gateway.barrier()
+        mark.unlink()
 
     @property
     def amplification(self) -> float:
@@ -149,8 +159,8 @@ class Churn:
 
 def rounds(gateway: Gateway, *, nbytes: int, count: int) -> Churn:
     gateway.configure(CONFIG)
-    gateway.mount()
     churn = Churn(gateway, nbytes, SEED)
+    churn.mount()
     churn.fill()
     churn.empty()
     churn.collect()
