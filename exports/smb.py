@@ -86,7 +86,7 @@ class SmbServer:
         return environment | self._audit.environment | {"LD_PRELOAD": ":".join(libraries)}
 
     def _heard(self, line: str) -> None:
-        if self._audit is not None and (record := smb_audit.login(line)) is not None:
+        if self._audit is not None and (record := smb_audit.refusal(line)) is not None:
             self._audit.add(record)
 
     @property

@@ -1,8 +1,8 @@
 """What smbd tells of its users, as records of the audit log.
 
 Two sources. Its module full_audit tells of everything that is done in shares, in packets (`smb_preload.c`):
-`who`, `operation`, `outcome`, `what`, each ended by a zero. Failed logins are known to smbd's own messages
-only, which `login` understands; names in them are escaped by smbd.
+`who`, `operation`, `outcome`, `what`, each ended by a zero. Who is not let in is known to smbd's own messages
+only, of which `refusal` understands some; names in them are escaped by smbd, or those of our accounts.
 """
 
 import logging
@@ -42,6 +42,11 @@ _LOGIN = re.compile(
     r"status \[(?P<status>NT_STATUS_\w+)\] workstation \[[^]]*\] "
     r"remote host \[(?:ipv[46]:)?(?P<client>[^]]*):\d+\]"
 )
+_NOT_PERMITTED = re.compile(
+    r"create_connection_session_info: (?:guest user|user '(?P<user>[^']*)') \(from session setup\) "
+    r"not permitted to access this share \((?P<share>[^)]*)\)"
+)
+_DENIED = re.compile(r"Denied connection from .* \((?P<client>[0-9A-Fa-f.:]+)\)")
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +80,19 @@ def operation(packet: bytes, directories: Mapping[str, str]) -> Record | None:
     )
 
 
-def login(line: str) -> Record | None:
-    """A login that failed, in a line of smbd's; None for any other line."""
-    if not line.startswith("Auth: "):
-        return None
+def refusal(line: str) -> Record | None:
+    """Who was not let in, in a line of smbd's; None for any other line."""
+    if line.startswith("Auth: "):
+        return _login(line)
+    if (match := _NOT_PERMITTED.fullmatch(line)) is not None:
+        user, share = match["user"] or "", match["share"]
+        return Record(protocol="smb", event="refused", user=user, share=share, result="user not allowed")
+    if (match := _DENIED.fullmatch(line)) is not None:
+        return Record(protocol="smb", event="refused", client=match["client"], result="host not allowed")
+    return None
+
+
+def _login(line: str) -> Record:
     match = _LOGIN.match(line)
     if match is None:
         return Record(protocol="smb", event="login", result="failed", user=line[:200])

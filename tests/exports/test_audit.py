@@ -16,7 +16,7 @@ from exports.audit import FILE, AuditLog, Record, read
 from exports.model import Share
 from exports.server import Placed
 from exports.settings import AuditSettings, SmbSettings
-from exports.smb_audit import login, operation
+from exports.smb_audit import operation, refusal
 from exports.smbconf import Places, render
 from tests.exports.nfshost import NfsHost
 from tests.exports.smbhost import SmbHost, until
@@ -75,13 +75,24 @@ LINE = (
 
 
 def test_failed_logins() -> None:
-    assert login(LINE) == Record(
+    assert refusal(LINE) == Record(
         protocol="smb", event="login", user="max", client="192.0.2.7", result="NT_STATUS_WRONG_PASSWORD"
     )
-    assert login(LINE.replace("ipv4:192.0.2.7", "ipv6:2001:db8::7")).client == "2001:db8::7"  # type: ignore[union-attr]
-    assert login("smbd said " + LINE) is None
-    cut = login(LINE[:60])
+    assert refusal(LINE.replace("ipv4:192.0.2.7", "ipv6:2001:db8::7")).client == "2001:db8::7"  # type: ignore[union-attr]
+    assert refusal("smbd said " + LINE) is None
+    cut = refusal(LINE[:60])
     assert cut and cut.event == "login" and cut.result != "ok"
+
+
+def test_who_was_not_let_into_a_share() -> None:
+    said = "user 'eva' (from session setup) not permitted to access this share (data)"
+    assert refusal(f"create_connection_session_info: {said}") == Record(
+        protocol="smb", event="refused", user="eva", share="data", result="user not allowed"
+    )
+    assert refusal("Denied connection from gw (192.0.2.7)") == Record(
+        protocol="smb", event="refused", client="192.0.2.7", result="host not allowed"
+    )
+    assert refusal(said) is None
 
 
 @given(
