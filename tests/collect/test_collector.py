@@ -199,3 +199,22 @@ async def test_a_chunk_that_cannot_be_read_keeps_its_pack(tmp_path: Path) -> Non
         life.store.put(key, whole, create_only=False)
         forget_cached(runtime)
         await life.check(runtime)
+
+
+async def test_it_collects_by_itself_within_what_a_day_allows(tmp_path: Path) -> None:
+    life = Life(new_store())
+    given = collecting(tmp_path / "volume", life.store, gc_interval_s=0.05, gc_daily_bytes=0)
+    async with volume(given) as runtime:
+        await grown(life, runtime)
+        await life.remove(runtime, *[name for name in life.files if int(name[2:]) % 4])
+        await life.age(runtime)
+        await until(lambda: runtime.collector.status().last is not None)
+        await until(lambda: not runtime.collector.status().last.complete)
+        assert runtime.collector.status().written_bytes == 0
+    given = collecting(tmp_path / "volume", life.store, gc_interval_s=0.05, gc_daily_bytes=1 << 50)
+    async with volume(given) as runtime:
+        await until(lambda: runtime.collector.status().written_bytes > 0)
+        for _ in range(2):
+            await until(lambda: not runtime.collector.status().running)
+            await life.barrier(runtime)
+        await life.check(runtime)
