@@ -189,6 +189,14 @@ def test_unmounting_ends_sessions_and_smbd(own: SmbHost) -> None:
     assert processes(["smbd", str(own.server_dir)]) == []
 
 
+def test_a_gateway_that_is_told_to_end_ends_smbd_first(own: SmbHost) -> None:
+    with Session(own, "data") as session:
+        own.kill(signal.SIGTERM)
+        assert "NT_STATUS" in session.ask("ls")
+    assert processes(["smbd", str(own.server_dir)]) == [] and not own.root.is_mount()
+    assert "although it is not free" not in own.log
+
+
 def test_a_mount_that_stays_in_use_goes_on_serving(own: SmbHost) -> None:
     with (own.root / "data" / "held").open("w"):
         assert own.run("umount", NAME).returncode == 10
