@@ -29,7 +29,13 @@ def offer(directory: Path) -> Offer:
     user = User(name=USER, uid=UID, gid=UID, nt_hash=nt_hash(PASSWORD))
     return Offer(
         shares=tuple(
-            Placed(share=share, mountpoint="/", directory=str(directory / share.name), read_only=False)
+            Placed(
+                share=share,
+                mountpoint="/",
+                directory=str(directory / share.name),
+                read_only=False,
+                members=(USER,),
+            )
             for share in shares
         ),
         users=(user,),

@@ -1,9 +1,11 @@
 """The command line, and what is read from other programs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,16 @@ from scripts.benchlib import machine
 from scripts.benchlib.command import DATA_DIRECTORY, PEERS, Choice, names_of
 from scripts.benchlib.rclone import idle
 from scripts.benchlib.repositories import Restic
+from scripts.benchlib.shares import SHARE_ACTS
 from scripts.benchlib.stores import account_of
-from scripts.benchlib.workloads import WORKLOADS
+from scripts.benchlib.workloads import WORKLOADS, chosen_acts
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def bench(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(ROOT / "scripts" / "bench"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def statistics(**figures: int) -> dict[str, Any]:
@@ -49,6 +52,46 @@ def test_bad_arguments_are_named_before_anything_is_done(arguments: tuple[str, .
     done = bench(*arguments)
     assert (done.returncode, done.stdout) == (Invalid.exit_code, "")
     assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_shares_are_measured_by_those_who_have_them() -> None:
+    mixed = Choice(1 << 20, 1, 1, ["new", "smb-put"], ["rclone"], "directory")
+    assert (mixed.main, mixed.shares) == (["new"], ["smb-put"])
+    assert list(mixed.participants) == ["fusegw", "rclone mount", "disk share", "FUSE mount"]
+    alone = Choice(1 << 20, 1, 1, ["smb-get", "nfs-get"], ["rclone"], "directory")
+    assert list(alone.participants) == ["fusegw", "disk share", "FUSE mount"]
+    assert [act.workloads for act in chosen_acts(alone.shares, SHARE_ACTS)] == [
+        *(("smb-put",), ("smb-get",)),
+        *(("nfs-put",), ("nfs-get",)),
+    ]
+
+
+@pytest.mark.mount
+@pytest.mark.samba
+@pytest.mark.ganesha
+@pytest.mark.soak
+def test_a_small_run_through_shares() -> None:
+    # Not below pytest's directories: their paths are too long for sockets, and closed to users of shares.
+    with tempfile.TemporaryDirectory() as keep:
+        Path(keep).chmod(0o755)
+        arguments = (
+            "--size",
+            "4M",
+            "--files",
+            1,
+            "--rounds",
+            1,
+            "--only",
+            "shares",
+            "--keep",
+            keep,
+            "--json",
+        )
+        done = bench(*arguments)
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout)
+        assert all(len(row["medians"]) == 3 for row in document["workloads"])
+        assert os.listdir(keep) == [DATA_DIRECTORY]
 
 
 @pytest.mark.mount
