@@ -31,7 +31,7 @@ def is_gone(pid: int) -> bool:
     """Whether the process has ended (reaped or not)."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it ends between opening and reading
         return True
 
 
