@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.hosts import Host
+from tests.cli.hosts import ROOT, Host
+
+_HARDENING = [file.stem for file in (ROOT / "fusegw" / "cli").glob("*.py") if "harden()" in file.read_text()]
+"""Commands that take from their process what debuggers need."""
 
 
 @pytest.fixture
@@ -25,7 +28,7 @@ def host(
         if name.startswith("FUSEGW_"):
             monkeypatch.setenv(name, value)
     # The process that runs the tests must stay debuggable and keep its limits.
-    for module in ("mounts", "init", "key", "salvage", "recover", "drill"):
+    for module in _HARDENING:
         monkeypatch.setattr(f"fusegw.cli.{module}.harden", lambda: None)
     yield one
     one.end_all()
