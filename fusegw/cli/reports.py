@@ -221,6 +221,7 @@ def _server(server: ServerStatus) -> str:
 
 def _scrub(scrub: ScrubStatus) -> str:
     text = f"{output.ratio(scrub.pass_done, percent=True)} of pass {scrub.passes + 1:,}"
+    text += f"; {scrub.packs:,} packs ({output.size(scrub.read_bytes)}) since the mount"
     if scrub.damaged_chunks:
         text += f"; {scrub.damaged_chunks:,} chunks damaged, {scrub.mended_chunks:,} of them mended"
     return text + (f"; waits: {scrub.last_error}" if scrub.last_error else "")
