@@ -46,6 +46,7 @@ from fusegw.vfs.contents import Piece
 from fusegw.vfs.mending import Mender, Suspect
 
 log = logging.getLogger(__name__)
+_Given = TypeVar("_Given")
 _Result = TypeVar("_Result")
 DAY_S = 86400.0
 _TICK_S = 20.0
@@ -183,9 +184,9 @@ class Scrub:
             change.put(LOCAL, LOCAL_SCRUB, encode_scrubbed(state))
 
     async def _look(self, number: int, pack: Pack) -> None:
-        problem = await self._in_thread(self._examine, pack)
+        problem = await self._from_store(self._examine, pack)
         if problem is not None:
-            problem = await self._in_thread(self._examine, pack)
+            problem = await self._from_store(self._examine, pack)
         self.figures.packs += 1
         self.figures.nbytes += pack.size
         if problem is None:
@@ -193,7 +194,9 @@ class Scrub:
         now = self._metadata.get(PACK, number)
         if now is None or not now.live or self._log.fenced is not None:
             return  # It went meanwhile, as nobody needed it any more.
-        damaged = await self._in_thread(self._damaged_in, number, pack)
+        jobs = await trio.to_thread.run_sync(self._chunks_of, number, pack, limiter=self._limiter)
+        bad = await self._from_store(self._damaged, jobs)
+        damaged = [Suspect(chunk, number) for chunk in bad]
         mended = await self._mender.mend(damaged, repair=True)
         self.figures.damaged_chunks += len(damaged)
         self.figures.mended_chunks += len(mended.whole)
@@ -204,8 +207,9 @@ class Scrub:
             *(problem, len(damaged), len(mended.whole)),
         )
 
-    async def _in_thread(self, work: Callable[..., _Result], *arguments: object) -> _Result:
-        return await trio.to_thread.run_sync(work, *arguments, limiter=self._limiter)
+    async def _from_store(self, work: Callable[[_Given], _Result], given: _Given) -> _Result:
+        """Work that only reads the store: the end of the gateway does not wait for it."""
+        return await trio.to_thread.run_sync(work, given, limiter=self._limiter, abandon_on_cancel=True)
 
     def _examine(self, pack: Pack) -> str | None:
         """Blocking: why the object is not what was sealed; raises what says nothing about it."""
@@ -220,20 +224,24 @@ class Scrub:
             return f"object {key} is cut off: {error}"
         return None if hashed.digest() == pack.digest else f"object {key} is not what was stored there"
 
-    def _damaged_in(self, number: int, pack: Pack) -> list[Suspect]:
-        """Blocking: the chunks of a pack whose records do not open."""
+    def _chunks_of(self, number: int, pack: Pack) -> list[tuple[int, Piece]]:
+        """Blocking: the chunks that lie in a pack."""
+        jobs = []
         with self._metadata.view() as view:
-            jobs = []
-            for chunk_number, chunk in view.rows(CHUNK):
+            for chunk_number, chunk in view.sound(CHUNK):
                 if chunk.pack == number:
                     place = Location(number, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
                     ref = ChunkRef(
                         chunk.chunk_id, place, pack.pack_id, pack.key_version, pack.salt, pack.size
                     )
                     jobs.append((chunk_number, Piece(0, chunk.raw, chunk_number, 0, ref)))
+        return jobs
+
+    def _damaged(self, jobs: list[tuple[int, Piece]]) -> list[int]:
+        """Blocking: the numbers of those whose records do not open."""
         return [
-            Suspect(chunk_number, number)
-            for batch in verify(self._reader, iter(jobs))
-            for chunk_number, _, verdict in batch
+            number
+            for batch in verify(self._reader, jobs)
+            for number, _, verdict in batch
             if verdict is not None
         ]

@@ -1,5 +1,6 @@
 """The scrub reads every pack, keeps to its budget, goes on where it stopped, and mends or marks damage."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,22 @@ async def test_packs_that_nobody_needs_any_more_are_not_read(tmp_path: Path) -> 
         await until(lambda: runtime.volume.reap_backlog == 0)
         await scrub(runtime)
         assert len(set(store.read)) == 1
+
+
+async def test_the_end_of_the_gateway_does_not_wait_for_a_slow_store(tmp_path: Path) -> None:
+    answered = threading.Event()
+
+    class SlowStore(CountingStore):
+        def get_range(self, key: str, offset: int, length: int) -> bytes:
+            reading.set()
+            answered.wait(30)
+            return super().get_range(key, offset, length)
+
+    reading = threading.Event()
+    async with volume(source(tmp_path, SlowStore())) as runtime:
+        await write_file(runtime, b"f", content(1, SIZE))
+        await runtime.volume.barrier()
+        runtime.tasks.start_soon(scrub, runtime)
+        await until(reading.is_set)
+    assert not answered.is_set(), "it has ended"
+    answered.set()
