@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt
 from fusegw.meta import chunks
 from fusegw.meta.schema import CHUNK, DAMAGED, PACK_NUMBER_END, ROOT_INODE
+from fusegw.packs.format import HEADER_SIZE
 from fusegw.store.memory import MemoryStore
 from fusegw.vfs.mending import Suspect
-from tests.faults.support import content, forget_cached, read_file, source, until, volume, write_file
+from tests.faults.support import TUNING, content, forget_cached, read_file, source, until, volume, write_file
 from tests.model.invariants import check_index
 
 DATA = content(1, 300_000)
@@ -200,4 +202,32 @@ async def test_without_repair_nothing_is_stored_and_what_is_good_is_trusted_agai
         await write_file(runtime, b"new", DATA)
         await runtime.volume.barrier()
         assert [info.key for info in store.list("packs/")] == packs, "it is in the dedup index again"
+        check_index(runtime.metadata)
+
+
+class Crash(Exception):
+    """The gateway dies here."""
+
+
+async def test_a_record_that_was_torn_in_a_crash_comes_back_with_its_data(tmp_path: Path) -> None:
+    store = MemoryStore(clock=SystemClock())
+    given = source(tmp_path, store, tuning=replace(TUNING, ship_interval_s=3600))
+    with pytest.raises(ExceptionGroup):
+        async with volume(given) as runtime:
+            await write_file(runtime, b"old", DATA)
+            await runtime.volume.sync()
+            raise Crash
+    (pack,) = [path for path in (tmp_path / "cache" / "packs").rglob("*") if path.is_file()]
+    data = bytearray(pack.read_bytes())
+    data[HEADER_SIZE + 100] ^= 1
+    pack.write_bytes(data)
+    async with volume(source(tmp_path, store)) as runtime:
+        assert marked(runtime) == 1
+        with pytest.raises(Corrupt):
+            await read_file(runtime, b"old")
+        await write_file(runtime, b"new", DATA)
+        await runtime.volume.barrier()
+        assert marked(runtime) == 0
+        forget_cached(runtime)
+        assert await read_file(runtime, b"old") == DATA
         check_index(runtime.metadata)
