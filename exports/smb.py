@@ -145,6 +145,8 @@ class SmbServer:
             before, self._offer = self._offer, offer
             served = self._served
             self._turn(shares)
+            if not shares:
+                await self._idle.wait()  # or the next ones would meet the smbd that is ending
             if not (served and shares and self._supervisor.health.state in ("starting", "running")):
                 return
             if before.sid != offer.sid:
