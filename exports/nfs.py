@@ -20,18 +20,18 @@ import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import msgspec
 import trio
 
 from exports import ganesha, nfs_audit, nfs_probe
 from exports.audit import AuditLog
 from exports.audit_channel import AuditChannel
+from exports.daemon import Daemon
 from exports.errors import InvalidExport, ToolFailed
 from exports.ganesha import Served
 from exports.server import Offer, Placed
 from exports.settings import NfsSettings
 from exports.status import ServerStatus
-from exports.supervisor import READY_S, Supervisor
+from exports.supervisor import READY_S
 
 REREAD_S = 5.0
 """ganesha has read a changed configuration after this, or is started again."""
@@ -60,32 +60,24 @@ class NfsServer:
         audit: AuditLog | None = None,
     ) -> None:
         self._settings = settings
-        self._audit = None if audit is None else AuditChannel(audit, "nfs", nfs_audit.operation)
         self._directory = directory
         self._now_s = now_s
-        command = ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid)
-        if self._audit is not None:
-            environment = command.environment | self._audit.environment
-            command = msgspec.structs.replace(command, environment=environment)
-        self._supervisor = Supervisor(
-            command,
+        self._daemon = Daemon(
+            ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid),
+            None if audit is None else AuditChannel(audit, "nfs", nfs_audit.operation),
             ready=self._answers,
             arguments=self._next_epoch,
             heard=self._heard,
-            descriptors=() if self._audit is None else (self._audit.descriptor,),
         )
         self._served: tuple[Served, ...] = ()
         self._problems: dict[str, str] = {}
         self._first = True
-        self._turned = trio.Event()
         self._reread = trio.Event()
         self._applying = trio.Lock()
-        self._idle = trio.Event()
-        self._idle.set()
 
     @property
     def status(self) -> ServerStatus:
-        health, problems = self._supervisor.health, self._problems
+        health, problems = self._daemon.supervisor.health, self._problems
         if health.state in ("waiting", "starting") and _UNBOUND in (health.last_error or ""):
             chosen = self._settings
             problems = problems | {
@@ -103,32 +95,7 @@ class NfsServer:
 
     async def run(self) -> None:
         """Supervise ganesha for as long as there is something to serve, until cancelled."""
-        if self._audit is None:
-            await self._serve()
-            return
-        auditing = trio.CancelScope(shield=True)  # it hears what ganesha says to its end
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._audit.run, auditing)
-            try:
-                await self._serve()
-            finally:
-                auditing.cancel()
-
-    async def _serve(self) -> None:
-        while True:
-            turned = self._turned
-            if not self._served:
-                await turned.wait()
-                continue
-            self._idle = trio.Event()
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._supervisor.run)
-                    while self._served:
-                        await self._turned.wait()
-                    nursery.cancel_scope.cancel()
-            finally:
-                self._idle.set()
+        await self._daemon.run()
 
     async def apply(self, offer: Offer) -> None:
         """Serve this from now on, but for the shares that cannot be. ExportError, and nothing has changed."""
@@ -145,16 +112,16 @@ class NfsServer:
                     self._problems = {"": str(error)}
                     raise
             before, self._problems = self._served, problems
-            self._turn(served)
+            self._serve(served)
             if not served:
-                await self._idle.wait()  # or the next ones would meet the ganesha that is ending
+                await self._daemon.release()
             elif before and before != served:
                 await self._tell(before, served)
 
     async def release(self) -> None:
         """ganesha has ended on return, and stays away until `apply` is called."""
-        self._turn(())
-        await self._idle.wait()
+        self._serve(())
+        await self._daemon.release()
 
     def refusal(self, shares: Iterable[Placed]) -> str | None:
         """See `ganesha.forgeable`."""
@@ -162,10 +129,10 @@ class NfsServer:
 
     async def _tell(self, before: tuple[Served, ...], now: tuple[Served, ...]) -> None:
         """Have the running ganesha read the file that lies there for `now`."""
-        if self._supervisor.health.state == "waiting":
+        if self._daemon.supervisor.health.state == "waiting":
             return  # its next start reads what lies there
         with trio.move_on_after(READY_S):
-            await self._supervisor.running()
+            await self._daemon.supervisor.running()
         places = {served.export_id: _place(served) for served in before}
         staying = tuple(
             served for served in now if places.get(served.export_id, _place(served)) == _place(served)
@@ -177,12 +144,12 @@ class NfsServer:
             await trio.to_thread.run_sync(self._write, now)
         if not (told and await self._read_again()):
             log.warning("nfs-ganesha is started again, since it did not read its changed configuration")
-            await self._supervisor.restart()
+            await self._daemon.supervisor.restart()
 
     async def _read_again(self) -> bool:
         """Whether ganesha read its configuration again."""
         self._reread = trio.Event()
-        if not self._supervisor.send(signal.SIGHUP):
+        if not self._daemon.supervisor.send(signal.SIGHUP):
             return False
         with trio.move_on_after(REREAD_S):
             await self._reread.wait()
@@ -192,12 +159,9 @@ class NfsServer:
         if _REREAD in line:
             self._reread.set()
 
-    def _turn(self, served: tuple[Served, ...]) -> None:
+    def _serve(self, served: tuple[Served, ...]) -> None:
         self._served = served
-        if self._audit is not None:
-            self._audit.serve(one.placed for one in served)
-        turned, self._turned = self._turned, trio.Event()
-        turned.set()
+        self._daemon.serve(one.placed for one in served)
 
     def _prepare(self, placed: tuple[Placed, ...]) -> tuple[tuple[Served, ...], dict[str, str]]:
         """Blocking: those of `placed` that can be served, and why the others cannot. ToolFailed."""

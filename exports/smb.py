@@ -23,13 +23,14 @@ import trio
 from exports import accounts, smb_audit, tools
 from exports.audit import AuditLog
 from exports.audit_channel import AuditChannel, library
+from exports.daemon import Daemon
 from exports.errors import ExportError, ToolFailed
 from exports.model import User
 from exports.server import Offer, Placed, check_directory
 from exports.settings import SmbSettings
 from exports.smbconf import Places, allowed, render, render_check, rules
 from exports.status import ServerStatus
-from exports.supervisor import Command, Supervisor
+from exports.supervisor import Command
 
 SMBD = "/usr/sbin/smbd"
 PRIVATE, PROGRAM = 0o600, 0o700
@@ -59,19 +60,13 @@ class SmbServer:
             directory=self._places.directory,
             environment=self._with_audit(environment),
         )
-        self._supervisor = Supervisor(
-            command,
-            ready=self._answers,
-            heard=self._heard,
-            descriptors=() if self._audit is None else (self._audit.descriptor,),
+        self._daemon = Daemon(
+            command, self._audit, ready=self._answers, heard=self._heard, ended=self._end_helpers
         )
         self._offer = Offer()
         self._served: tuple[Placed, ...] = ()
         self._problem = ""
-        self._turned = trio.Event()
         self._applying = trio.Lock()
-        self._idle = trio.Event()
-        self._idle.set()
 
     def _with_audit(self, environment: dict[str, str]) -> dict[str, str]:
         if self._audit is None:
@@ -83,7 +78,7 @@ class SmbServer:
             return environment
         if "LD_PRELOAD" in environment:
             libraries.insert(0, environment["LD_PRELOAD"])
-        return environment | self._audit.environment | {"LD_PRELOAD": ":".join(libraries)}
+        return environment | {"LD_PRELOAD": ":".join(libraries)}
 
     def _heard(self, line: str) -> None:
         if self._audit is not None and (record := smb_audit.refusal(line)) is not None:
@@ -93,7 +88,7 @@ class SmbServer:
     def status(self) -> ServerStatus:
         return ServerStatus(
             protocol="smb",
-            health=self._supervisor.health,
+            health=self._daemon.supervisor.health,
             shares=tuple(placed.share.name for placed in self._served),
             problems={"": self._problem} if self._problem else {},
             listen=self._settings.listen,
@@ -102,34 +97,7 @@ class SmbServer:
 
     async def run(self) -> None:
         """Supervise smbd for as long as there is something to serve, until cancelled."""
-        if self._audit is None:
-            await self._serve()
-            return
-        auditing = trio.CancelScope(shield=True)  # it hears what smbd says to its end
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._audit.run, auditing)
-            try:
-                await self._serve()
-            finally:
-                auditing.cancel()
-
-    async def _serve(self) -> None:
-        while True:
-            turned = self._turned
-            if not self._served:
-                await turned.wait()
-                continue
-            self._idle = trio.Event()
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._supervisor.run)
-                    while self._served:
-                        await self._turned.wait()
-                    nursery.cancel_scope.cancel()
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(self._end_helpers)
-                self._idle.set()
+        await self._daemon.run()
 
     async def apply(self, offer: Offer) -> None:
         """Serve this from now on. ExportError, and nothing has changed."""
@@ -144,19 +112,19 @@ class SmbServer:
             self._problem = ""
             before, self._offer = self._offer, offer
             served = self._served
-            self._turn(shares)
+            self._serve(shares)
             if not shares:
-                await self._idle.wait()  # or the next ones would meet the smbd that is ending
-            if not (served and shares and self._supervisor.health.state in ("starting", "running")):
+                await self._daemon.release()
+            if not (served and shares and self._daemon.supervisor.health.state in ("starting", "running")):
                 return
             if before.sid != offer.sid:
-                await self._supervisor.restart()  # a server reads its own SID only once
+                await self._daemon.supervisor.restart()  # a server reads its own SID only once
                 return
             try:
                 await trio.to_thread.run_sync(self._reload, self._cut(before, offer))
             except ToolFailed as error:
                 log.warning("smbd is started again, since it could not be told of a change: %s", error)
-                await self._supervisor.restart()
+                await self._daemon.supervisor.restart()
 
     def refusal(self, shares: Iterable[Placed]) -> str | None:
         """None: each share of SMB is a domain of its own."""
@@ -164,15 +132,12 @@ class SmbServer:
 
     async def release(self) -> None:
         """smbd has ended on return, and stays away until `apply` is called."""
-        self._turn(())
-        await self._idle.wait()
+        self._serve(())
+        await self._daemon.release()
 
-    def _turn(self, shares: tuple[Placed, ...]) -> None:
+    def _serve(self, shares: tuple[Placed, ...]) -> None:
         self._served = shares
-        if self._audit is not None:
-            self._audit.serve(shares)
-        turned, self._turned = self._turned, trio.Event()
-        turned.set()
+        self._daemon.serve(shares)
 
     def _write(self, offer: Offer, shares: tuple[Placed, ...]) -> None:
         """Blocking: all files of the server, as they have to be for `offer`."""

@@ -37,7 +37,7 @@ from fusegw.ship.recover import Progress, Recovered, Until, recover
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.options import StoreOptions
-from fusegw.store.probe import probe_create_only
+from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy
 
 POLICY = RetryPolicy(elapsed_max_s=20.0)
@@ -108,7 +108,9 @@ def recover_gateway(
         _refuse_if_known(wanted, stored.header, registry.volumes())
         opened = unlock(stored, secret())
         if wanted.writes:
-            _refuse_if_not_writable(wanted, opened, store, entropy)
+            opened.check_writable(name=wanted.name)
+            if not wanted.unsafe_no_fencing:
+                check_create_only(store, entropy, advice="or accept that with --unsafe-no-fencing")
         return _Recovering(wanted, registry, store, opened, clock, entropy).run(on_progress)
 
 
@@ -302,21 +304,6 @@ def _refuse_if_known(wanted: Recovery, header: VolumeHeader, known: Mapping[str,
         raise Exists(
             f"volume {name!r} is on this host already: fusegw mount goes on with it, and rebuilds its index "
             f"if it must. To take it from the store alone, first move {wanted.paths.volume_dir} away"
-        )
-
-
-def _refuse_if_not_writable(
-    wanted: Recovery, opened: OpenedVolume, store: ObjectStore, entropy: Entropy
-) -> None:
-    if opened.read_only_required:
-        names = ", ".join(feature.name for feature in opened.unknown_features)
-        raise UnknownFormat(
-            f"volume {wanted.name!r} uses what this fusegw can only read ({names}): upgrade fusegw"
-        )
-    if not wanted.unsafe_no_fencing and not probe_create_only(store, entropy):
-        raise Invalid(
-            f"store {store.url} ignores conditional writes (If-None-Match), so the gateway before this one "
-            "could not be kept from writing; use another store, or accept that with --unsafe-no-fencing"
         )
 
 

@@ -20,7 +20,7 @@ from fusegw.assembly import Runtime, promote, running_volume
 from fusegw.clock import Clock, Entropy
 from fusegw.config import VolumeSettings
 from fusegw.control import server
-from fusegw.errors import Invalid, UnknownFormat
+from fusegw.errors import Invalid
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 from fusegw.hooks import Hooks
@@ -34,7 +34,7 @@ from fusegw.sharing import Sharing
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.options import directory_of
-from fusegw.store.probe import probe_create_only
+from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy
 from fusegw.vfs.reading import DECODED_BYTES_MAX
 from fusegw.vfs.volume import Volume
@@ -182,17 +182,9 @@ def _refuse_to_write(
     settings: VolumeSettings, opened: OpenedVolume, store: ObjectStore, entropy: Entropy
 ) -> None:
     """Raises why this gateway must not write the volume."""
-    if opened.read_only_required:
-        names = ", ".join(feature.name for feature in opened.unknown_features)
-        raise UnknownFormat(
-            f"volume {settings.volume!r} uses what this fusegw can only read ({names}): "
-            "mount it with -o ro, or with a newer fusegw"
-        )
-    if not settings.unsafe_no_fencing and not probe_create_only(store, entropy):
-        raise Invalid(
-            f"{store.url} ignores conditional writes (If-None-Match): two gateways could overwrite each "
-            "other unnoticed; use a store that honours them, or mount it with -o ro"
-        )
+    opened.check_writable(name=settings.volume, advice=", or mount it with -o ro")
+    if not settings.unsafe_no_fencing:
+        check_create_only(store, entropy, advice="or mount it with -o ro")
 
 
 def _room_of(settings: VolumeSettings) -> Callable[[], int]:

@@ -15,13 +15,13 @@ import msgspec
 from fusegw.cli.recovery_file import check_recovery_file, recovery_file
 from fusegw.clock import Clock, Entropy
 from fusegw.config import check_volume_name
-from fusegw.errors import Corrupt, Exists, Invalid, NotFound
+from fusegw.errors import Corrupt, Exists, NotFound
 from fusegw.keys import KdfParameters, Secret, create_volume, list_slots
 from fusegw.registry import Registry, VolumeEntry
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.options import StoreOptions
-from fusegw.store.probe import probe_create_only
+from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy
 
 POLICY = RetryPolicy(tries_max=4, elapsed_max_s=20.0)
@@ -72,12 +72,8 @@ def create(
         _check_empty(store, creation.name)
         opener = secret()
         with registry.reserve(creation.name) as reservation, ExitStack() as stack:
-            if not creation.unsafe_no_fencing and not probe_create_only(store, entropy):
-                raise Invalid(
-                    f"store {store.url} ignores conditional writes (If-None-Match): two gateways could "
-                    "overwrite each other unseen; use a store that honours them, or accept that with "
-                    "--unsafe-no-fencing"
-                )
+            if not creation.unsafe_no_fencing:
+                check_create_only(store, entropy, advice="or accept that with --unsafe-no-fencing")
             write = stack.enter_context(recovery_file(recovery_to)) if recovery_to is not None else None
             made = create_volume(store, creation.name, opener, kdf=creation.kdf, clock=clock, entropy=entropy)
             if write is not None:

@@ -14,7 +14,7 @@ from itertools import islice
 import msgspec
 
 from fusegw.clock import Clock, Entropy
-from fusegw.errors import Busy, Corrupt, Exists, Invalid, NotFound, WrongKey
+from fusegw.errors import Busy, Corrupt, Exists, Invalid, NotFound, UnknownFormat, WrongKey
 from fusegw.keys import generation as gen
 from fusegw.keys.generation import Feature, Features, KeyGeneration
 from fusegw.keys.header import (
@@ -63,6 +63,15 @@ class OpenedVolume(msgspec.Struct, frozen=True):
     """The volume uses features this version can only read by."""
     unknown_features: tuple[Feature, ...]
     """Those features, for the message."""
+
+    def check_writable(self, *, name: str, advice: str = "") -> None:
+        """UnknownFormat, with `advice` (", or …"), when this fusegw must not write what this host calls
+        `name`."""
+        if self.read_only_required:
+            features = ", ".join(feature.name for feature in self.unknown_features)
+            raise UnknownFormat(
+                f"volume {name!r} uses what this fusegw can only read ({features}): upgrade fusegw{advice}"
+            )
 
 
 class SlotListing(msgspec.Struct, frozen=True):

@@ -24,3 +24,12 @@ def probe_create_only(store: ObjectStore, entropy: Entropy) -> bool:
         return False
     finally:
         store.delete([key])
+
+
+def check_create_only(store: ObjectStore, entropy: Entropy, *, advice: str) -> None:
+    """Invalid, with `advice` ("or …"), when two gateways would not be kept from each other in this store."""
+    if not probe_create_only(store, entropy):
+        raise Invalid(
+            f"store {store.url} ignores conditional writes (If-None-Match): two gateways could overwrite "
+            f"each other unseen; use a store that honours them, {advice}"
+        )

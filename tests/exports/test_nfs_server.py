@@ -226,7 +226,7 @@ async def test_it_is_started_again_with_another_verifier(
 async def test_it_ends_with_whoever_holds_its_input(nfs: NfsServer, tree: Path) -> None:
     """As when its gateway is killed."""
     async with serving(nfs, placed(tree)):
-        child = nfs._supervisor._child
+        child = nfs._daemon.supervisor._child
         assert child is not None and child.stdin is not None
         os.dup2(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), child.stdin.fileno(), inheritable=False)
         await running(nfs, restarts=1)
@@ -282,7 +282,7 @@ async def test_one_left_by_a_former_gateway_is_ended(tmp_path: Path, tree: Path,
         pid = former.status.health.pid
         async with serving(ganeshas.server(tmp_path / "nfs", tree, chosen), placed(tree)):
             assert not Path(f"/proc/{pid}/exe").exists()
-            former._turn(())
+            former._serve(())
 
 
 async def test_without_ganesha_it_says_what_to_install(
