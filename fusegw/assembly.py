@@ -41,6 +41,7 @@ from fusegw.packs.writer import PackWriter
 from fusegw.ship.checkpointer import Checkpointer, Schedule
 from fusegw.ship.follow import Follower
 from fusegw.ship.health import Health
+from fusegw.ship.kept import KeptRecord
 from fusegw.ship.log import LogShipper
 from fusegw.ship.resume import resume, unstored_names
 from fusegw.ship.shipper import Shipper
@@ -290,6 +291,7 @@ def _build(
     checkpointer = Checkpointer(
         source.store,
         keys,
+        KeptRecord(metadata, epoch),
         began=metadata.head,
         schedule=Schedule(
             tuning.checkpoint_interval_s, tuning.checkpoint_log_size_bytes, tuning.checkpoint_retention_s

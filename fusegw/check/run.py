@@ -17,7 +17,7 @@ import msgspec
 from fusegw.check.damages import Damage, Damages
 from fusegw.check.draw import WHOLE, draw
 from fusegw.check.index import check_index
-from fusegw.check.log import check_log
+from fusegw.check.log import check_log, refuse_if_behind
 from fusegw.check.numbers import Numbers
 from fusegw.check.packs import Packs, compare_packs, frame_problem, suffering
 from fusegw.check.reading import Verdict, store_reader, verify
@@ -69,6 +69,9 @@ class Check(msgspec.Struct, frozen=True):
     """Bound on what is read of packs."""
     files_max: int = 20
     """Files that are named for one object."""
+    is_newest: bool = True
+    """The index has to know all of the log: it is none that follows another gateway, or stays at an older
+    position."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -105,7 +108,7 @@ def run(
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Report:
     """Blocking. Damage is in the report; what says nothing about the volume (Unavailable, Denied, …) is
-    raised."""
+    raised, and Invalid when the index is older than the store's log."""
     return _Run(check, on_progress).run(mend)
 
 
@@ -130,22 +133,25 @@ class _Run:
     def run(self, mend: Mend) -> Report:
         check, report = self._check, self._report
         begun = check.clock.monotonic()
+        if check.is_newest:
+            refuse_if_behind(check.views, self._store)
         with check.views() as view:
             data = check_index(view, self._damages, self._read_rows)
             state = view.sound_row(STATE, STATE_FILES)
             report.files, report.chunks = int.from_bytes(state or b"", "big"), len(data.chunks)
-            head, total, marked = view.head, data.stored, data.marked
+            total, marked = data.stored, data.marked
         del data
         self._on_progress("looking for packs", 0, None)
         with check.views() as view:
             packs = compare_packs(view, self._store, self._damages)
         logged = check_log(
-            head,
+            check.views,
             self._store,
             check.keys,
             self._damages,
             lambda done: self._on_progress("reading the log", done, None),
             read=check.share > 0,
+            is_newest=check.is_newest,
         )
         report.checkpoints, report.segments = logged.checkpoints, logged.segments
         self._judge_missing(packs)

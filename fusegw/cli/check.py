@@ -99,6 +99,7 @@ def check(
             seed=int.from_bytes(SystemEntropy().token(4), "big") if seed is None else seed,
             rate_bytes_s=None if rate is None else parse_size(rate),
             files_max=20 if report_file is None else _REPORT_FILES_MAX,
+            is_newest=entry.fixed_at is None and not (gateway is not None and gateway.read_only),
         )
         client = None if gateway is None or gateway.read_only else site.client(volume)
         with _progress(volume) as show:

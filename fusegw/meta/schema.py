@@ -83,6 +83,8 @@ LOCAL_HEAD = b"head"
 """`Head`: the place in the log up to which this index is in the store."""
 LOCAL_SCRUB = b"scrub"
 """`Scrubbed`: how far packs were read back from the store in the background."""
+LOCAL_KEPT = b"kept"
+"""What the store must have of log and checkpoints: `fusegw.ship.kept`."""
 LOCAL_ORPHANS_LOOKED = b"orphans-looked"
 """When the store was last listed for objects that no row knows, ns since 1970, u64."""
 

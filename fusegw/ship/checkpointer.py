@@ -24,6 +24,7 @@ from fusegw.meta.schema import Head
 from fusegw.meta.view import View
 from fusegw.ship import segment
 from fusegw.ship.checkpoints import Written, examine, folders, write
+from fusegw.ship.kept import KeptRecord
 from fusegw.ship.retention import Retention, refuse_once_fenced
 from fusegw.store.base import ObjectStore
 
@@ -53,13 +54,14 @@ class _Offer(msgspec.Struct, frozen=True):
 class Checkpointer:
     """The checkpoints of one volume in one reign. Loop thread only; `run` must be running.
 
-    `began` is the takeover of this reign.
+    `began` is the takeover of this reign; `record` is told what the store must have from then on.
     """
 
     def __init__(
         self,
         store: ObjectStore,
         keys: VolumeKeys,
+        record: KeptRecord,
         *,
         began: Head,
         schedule: Schedule,
@@ -71,9 +73,11 @@ class Checkpointer:
         self._schedule = schedule
         self._clock = clock
         self._entropy = entropy
+        self._record = record
         self._retention = Retention(
             store,
             keys,
+            record,
             began=began.seq,
             retention_s=schedule.retention_s,
             spacing_s=schedule.interval_s,
@@ -158,9 +162,12 @@ class Checkpointer:
                 return
 
     def _found(self) -> tuple[Written | None, int]:
-        """Blocking: the newest that counts, and the size of the log after it up to this reign."""
+        """Blocking: the newest that counts, and the size of the log after it up to this reign; those that
+        are finished are remembered."""
         newest = None
-        for folder in folders(self._store):
+        there = folders(self._store)
+        self._record.begin(folder.name for folder in there if folder.finished)
+        for folder in there:
             try:
                 newest = examine(self._store, self._keys, folder)
                 break
@@ -183,9 +190,7 @@ class Checkpointer:
             written = await self._put(offer)
             self.newest, self._log_bytes = written, -offer.log_bytes
             log.info("checkpoint %s: %d bytes", written.name, written.manifest.stored_bytes)
-            await trio.to_thread.run_sync(
-                self._retention.sweep, written, self._clock.time_ns(), self._still_ours
-            )
+            await trio.to_thread.run_sync(self._sweep, written)
         except Fenced:
             raise
         except (FusegwError, OSError) as error:
@@ -206,6 +211,10 @@ class Checkpointer:
                 written = await trio.to_thread.run_sync(next, steps)
                 if written is not None:
                     return written
+
+    def _sweep(self, written: Written) -> None:
+        self._record.finished(written.name)
+        self._retention.sweep(written, self._clock.time_ns(), self._still_ours)
 
     def _still_ours(self) -> None:
         refuse_once_fenced(self._store, self._keys, self._head)

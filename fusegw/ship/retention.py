@@ -20,6 +20,7 @@ from fusegw.meta.schema import Head
 from fusegw.ship import checkpoint, segment
 from fusegw.ship.checkpoint import MANIFEST
 from fusegw.ship.checkpoints import Folder, Written, examine, folders
+from fusegw.ship.kept import KeptRecord
 from fusegw.ship.segment import CHANGES, SEGMENT_BYTES_MAX, TAKEOVER
 from fusegw.store.base import DELETE_BATCH_MAX, ObjectStore
 
@@ -32,11 +33,20 @@ class Retention:
     """Passes over one volume's store in one reign. Blocking; one thread at a time."""
 
     def __init__(
-        self, store: ObjectStore, keys: VolumeKeys, *, began: int, retention_s: float, spacing_s: float
+        self,
+        store: ObjectStore,
+        keys: VolumeKeys,
+        record: KeptRecord,
+        *,
+        began: int,
+        retention_s: float,
+        spacing_s: float,
     ) -> None:
-        """`began` is the takeover segment of this reign: what follows it are this gateway's changes."""
+        """`began` is the takeover segment of this reign: what follows it are this gateway's changes. `record`
+        learns what is about to go."""
         self._store = store
         self._keys = keys
+        self._record = record
         self._began = began
         self._retention_ns = int(retention_s * 1e9)
         self._spacing_ns = int(spacing_s * 1e9)
@@ -56,13 +66,19 @@ class Retention:
         oldest = kept[-1].name
         stays = {written.name for written in kept}
         counts = {folder.name for folder, _ in counting}
-        for folder in reversed(there):
-            if folder.name in stays:
-                continue
-            # One that does not count, but may tell of something, stays as long as its neighbours.
-            if folder.name in counts or not folder.finished or folder.name < oldest:
-                self._delete(folder, still_ours)
-        if len(kept) >= KEPT_MIN:
+        # One that does not count, but may tell of something, stays as long as its neighbours.
+        going = [
+            folder
+            for folder in reversed(there)
+            if folder.name not in stays
+            and (folder.name in counts or not folder.finished or folder.name < oldest)
+        ]
+        prune = len(kept) >= KEPT_MIN
+        gone = {folder.name for folder in going if folder.finished}
+        self._record.let_go(gone, oldest=oldest, prune=prune)
+        for folder in going:
+            self._delete(folder, still_ours)
+        if prune:
             self._prune(oldest.seq, still_ours)
 
     def _examined(self, folder: Folder) -> Written | None:

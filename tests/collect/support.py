@@ -14,7 +14,7 @@ from fusegw.ship.recover import Until, recover
 from fusegw.store.base import ObjectStore
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import KEYS, TUNING, read_file, source, until, volume, write_file
-from tests.ship.test_checkpoint import checkpointed, nothing
+from tests.ship.test_checkpoint import checkpointed
 
 EAGER = msgspec.structs.replace(
     TUNING,
@@ -69,7 +69,7 @@ class Life:
         """One of the present state; what is not kept any more is taken away."""
         await self.barrier(runtime)
         written = checkpointed(runtime, self.store, part_bytes=1 << 20)
-        runtime.checkpointer._retention.sweep(written, SystemClock().time_ns(), nothing)
+        runtime.checkpointer._sweep(written)
 
     async def age(self, runtime: Runtime) -> None:
         """Nothing of the past is kept."""

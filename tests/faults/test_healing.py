@@ -6,14 +6,26 @@ import pytest
 from msgspec.structs import replace
 
 from fusegw.assembly import Runtime
+from fusegw.check.run import Check, Report, run
 from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt
 from fusegw.meta import chunks
+from fusegw.meta.beside import IndexBeside
 from fusegw.meta.schema import CHUNK, DAMAGED, PACK_NUMBER_END, ROOT_INODE
 from fusegw.packs.format import HEADER_SIZE
 from fusegw.store.memory import MemoryStore
 from fusegw.vfs.mending import Suspect
-from tests.faults.support import TUNING, content, forget_cached, read_file, source, until, volume, write_file
+from tests.faults.support import (
+    KEYS,
+    TUNING,
+    content,
+    forget_cached,
+    read_file,
+    source,
+    until,
+    volume,
+    write_file,
+)
 from tests.model.invariants import check_index
 
 DATA = content(1, 300_000)
@@ -24,6 +36,12 @@ def lose_packs(store: MemoryStore) -> list[str]:
     keys = [info.key for info in store.list("packs/")]
     store.delete(keys)
     return keys
+
+
+def read_back(host: Path, store: MemoryStore) -> Report:
+    """What a check says that reads every record."""
+    with IndexBeside(host / "meta") as index:
+        return run(Check(index.view, store, KEYS, SystemClock(), lambda seconds: None, share=1.0))
 
 
 def marked(runtime: Runtime) -> int:
@@ -69,6 +87,8 @@ async def test_the_same_data_written_again_makes_the_old_file_whole(tmp_path: Pa
     async with volume(source(tmp_path / "elsewhere", store)) as runtime:
         assert await read_file(runtime, b"old") == DATA
         check_index(runtime.metadata)
+    report = read_back(tmp_path / "elsewhere", store)
+    assert report.whole and report.chunks_read == report.chunks == before, report.damage
 
 
 async def test_with_the_dedup_index_left_alone_the_old_file_stays_lost(
@@ -85,6 +105,7 @@ async def test_with_the_dedup_index_left_alone_the_old_file_stays_lost(
         for name in (b"old", b"new"):
             with pytest.raises(Corrupt):
                 await read_file(runtime, name)
+    assert {path for damage in read_back(tmp_path, store).damage for path in damage.files} == {"/old", "/new"}
 
 
 async def test_marks_outlive_a_restart_and_go_with_their_chunk(tmp_path: Path) -> None:

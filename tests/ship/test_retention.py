@@ -45,6 +45,7 @@ class Days:
         self.written: list[Written] = []
         self.states: dict[int, Dump] = {}
         self.began = 0
+        self.told: tuple[set[checkpoint.Name], int] = (set(), 1)
 
     async def live(self, directory: Path, *, epochs: int = 3, checkpoints: int = 2) -> None:
         for _ in range(epochs):
@@ -65,8 +66,15 @@ class Days:
         spacing_s: float = 0,
         still_ours: Callable[[], None] = nothing,
     ) -> None:
-        kept = Retention(self.store, KEYS, began=self.began, retention_s=retention_s, spacing_s=spacing_s)
+        kept = Retention(
+            self.store, KEYS, self, began=self.began, retention_s=retention_s, spacing_s=spacing_s
+        )
         kept.sweep(self.written[-1], now_ns, still_ours)
+
+    def let_go(self, names: set[checkpoint.Name], *, oldest: checkpoint.Name, prune: bool) -> None:
+        """In the place of the record: what goes is still there when it is told of."""
+        assert names <= {folder.name for folder in folders(self.store) if folder.finished}
+        self.told = (names, oldest.seq if prune else 1)
 
     def names(self) -> list[checkpoint.Name]:
         return [folder.name for folder in folders(self.store)]
@@ -95,6 +103,7 @@ async def test_all_positions_of_the_retention_time_can_be_recovered(tmp_path: Pa
     now_ns = third.manifest.time_ns + DAY_NS + 1
     days.sweep(retention_s=86_400, now_ns=now_ns)
     assert days.names() == [written.name for written in reversed(days.written[2:])]
+    assert days.told == ({written.name for written in days.written[:2]}, third.name.seq)
     left = numbers(days.store)
     assert [seq for seq in left if seq < third.name.seq] == [s for s in takeovers if s < third.name.seq]
     assert set(takeovers) < set(left)
