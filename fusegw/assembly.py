@@ -34,6 +34,7 @@ from fusegw.ingest.cutter import Cutter
 from fusegw.ingest.pipeline import Pipeline
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
+from fusegw.meta.history import History
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import PACK, PACK_NUMBER_END, Head
 from fusegw.packs.reader import PackReader
@@ -55,6 +56,7 @@ from fusegw.vfs.pressure import Pressure
 from fusegw.vfs.reading import Reading
 from fusegw.vfs.reaper import Reaper
 from fusegw.vfs.recut import Recutter
+from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.volume import Volume
 from fusegw.vfs.xattrs import Xattrs
@@ -176,6 +178,7 @@ def _follower(runtime: Runtime) -> Follower:
         runtime.volume.namespace.reload()
         runtime.usage.reload()
         runtime.chunks.reload()
+        runtime.volume.snapshots.reload()
 
     return Follower(
         runtime.metadata,
@@ -224,6 +227,7 @@ def _build(
         level=tuning.compression_level,
     )
     chunks = Chunks(metadata, epoch=epoch, clock=clock, describe=writer.describe)
+    history = History(metadata, refer=chunks.refer, unrefer=chunks.unrefer)
     cutter = Cutter(seed=keys.cutter_seed, average_bytes=tuning.chunk_size_bytes)
     pipeline = Pipeline(
         metadata,
@@ -336,6 +340,7 @@ def _build(
         xattrs=Xattrs(metadata, inodes, clock=clock, standing=files.standing),
         files=files,
         reaper=reaper,
+        snapshots=Snapshots(metadata, history, committer, files, reading, epoch=epoch, clock=clock),
         free_bytes=source.free_bytes,
     )
     return Runtime(
@@ -404,6 +409,7 @@ def _start(runtime: Runtime) -> None:
     volume, tasks = runtime.volume, runtime.tasks
     for task in (runtime.committer.run, runtime.pipeline.run, volume.files.run, volume.reap):
         tasks.start_soon(task)
+    tasks.start_soon(volume.snapshots.run)
     tasks.start_soon(runtime.recutter.run)
     tasks.start_soon(runtime.scrub.run)
     tasks.start_soon(_ship, runtime)

@@ -34,15 +34,19 @@ class Table(Generic[K, V]):
         encode_value: Callable[[V], bytes],
         decode_value: Callable[[K, bytes], V],
         code: int = 0,
+        kept: bool = False,
     ) -> None:
         self.name = name
         self.code = code
         """Its number in log records and checkpoints; 0 for rows that describe this gateway only and never
         travel."""
+        self.kept = kept
+        """Whether snapshots see its rows as they were."""
         self.encode_key = encode_key
         self.decode_key = decode_key
-        self._encode_value = encode_value
-        self._decode_value = decode_value
+        self.encode_value = encode_value
+        """The value's bytes, without the checksum."""
+        self.decode_value = decode_value
         self.seed = crc32(name.encode())
 
     def __repr__(self) -> str:
@@ -50,7 +54,7 @@ class Table(Generic[K, V]):
 
     def encode(self, key: bytes, value: V) -> bytes:
         """The stored form of `value` under the encoded `key`."""
-        body = self._encode_value(value)
+        body = self.encode_value(value)
         return body + _CRC.pack(crc32(body, crc32(key, self.seed)))
 
     def decode(self, key: K, raw_key: bytes, stored: bytes) -> V:
@@ -60,7 +64,7 @@ class Table(Generic[K, V]):
             body, crc32(raw_key, self.seed)
         ):
             self.refuse(raw_key)
-        return self._decode_value(key, body)
+        return self.decode_value(key, body)
 
     def refuse(self, raw_key: bytes) -> NoReturn:
         """Corrupt, for a row whose checksum does not fit."""

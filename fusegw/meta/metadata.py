@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import lmdb
 
@@ -40,6 +40,16 @@ _LOGGED = frozenset(table.name for table in schema.LOGGED_TABLES)
 
 Row = tuple[Table[Any, Any], Any, Any]
 """Table, key, value (None: deleted)."""
+
+
+class Keeper(Protocol):
+    """Who saves for snapshots what is about to change."""
+
+    def keep(self, change: "Change", table: Table[Any, Any], key: Any, value: Any) -> None:
+        """The row is about to get `value` (None: to go), for the first time in this change."""
+
+    def merged(self, kept: Rows) -> None:
+        """These rows of the history are part of the pending set now."""
 
 
 class Change:
@@ -69,6 +79,8 @@ class Change:
         rows = self._layer.get(table.name)
         if rows is None:
             rows = self._layer[table.name] = Rows()
+        if table.kept and self._metadata.keeper is not None and key not in rows:
+            self._metadata.keeper.keep(self, table, key, value)
         rows[key] = value
 
     def delete(self, table: Table[K, Any], key: K) -> None:
@@ -134,8 +146,8 @@ class Metadata:
         self.databases: dict[str, Any] = {}
         """By table name; for `fusegw.meta` only."""
         try:
-            for name in (*[table.name for table in schema.TABLES], *schema.RESERVED_TABLES):
-                self.databases[name] = self._env.open_db(name.encode())
+            for table in schema.TABLES:
+                self.databases[table.name] = self._env.open_db(table.name.encode())
         except lmdb.Error as error:
             self._env.close()
             raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
@@ -149,6 +161,8 @@ class Metadata:
         self._check_version()
         self._keep_reserve()
         self._used_bytes = self._measure()
+        self.keeper: Keeper | None = None
+        """None while there is no snapshot."""
         self.unshipped = Unshipped()
         """Whoever ships the log tells it how far that is."""
         with self.view() as view:
@@ -343,6 +357,8 @@ class Metadata:
     def _merge(self, layer: Layer, since_ns: int | None) -> None:
         if since_ns is not None:
             self._pending_since_ns = earlier(self._pending_since_ns, since_ns)
+        if self.keeper is not None and (kept := layer.get(schema.HISTORY.name)):
+            self.keeper.merged(kept)
         for name, rows in layer.items():
             if self._pending_since_ns is None and name in _LOGGED:
                 self._pending_since_ns = self._clock.time_ns()

@@ -17,6 +17,9 @@ place.
 | damaged    | id's first 16 bytes and | when it was found (ns since 1970): the chunk's |
 |            | chunk number            | bytes are damaged or lost in the store         |
 | condemned  | pack number             | `Condemned`: its object is to be deleted       |
+| snapshot   | sequence                | `Snapshot`                                     |
+| history    | table code, key, 0,     | what the row was when that snapshot was made;  |
+|            | snapshot's sequence     | empty: there was none (`fusegw.meta.history`)  |
 | pack_local | pack number             | `PackLocal`                                    |
 | local      | name                    | `LOCAL_*`                                      |
 | log_tail   | commit number           | `Commit`: what the log does not have yet       |
@@ -26,13 +29,13 @@ place.
 The last five describe this gateway only; every other row travels with the volume's log.
 
 Invariants: the extents of a file cover [0, size) exactly, holes included (`chunk` 0); `Inode.allocated` is
-the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it and a chunk without
-references has no row; `Pack.live` and `Pack.live_bytes` count the chunks that lie in it; every dirent has
-its position row and the other way round; a directory's `entries` counts its dirents and `nlink` is 2 plus
-its subdirectories; cookies 0–2 are never given out and a cookie never comes back in the same directory;
-a chunk in `damaged` has its row and is not in the dedup index, so that the next write of the same data
-stores it anew, and then under this same number; a condemned pack has its row, is in the store (or was) and
-no chunk lies in it, ever again.
+the sum of its non-hole extents; `Chunk.count` is the number of extents that refer to it, those in the history
+included, and a chunk without references has no row; `Pack.live` and `Pack.live_bytes` count the chunks that
+lie in it; every dirent has its position row and the other way round; a directory's `entries` counts its
+dirents and `nlink` is 2 plus its subdirectories; cookies 0–2 are never given out and a cookie never comes
+back in the same directory; a chunk in `damaged` has its row and is not in the dedup index, so that the next
+write of the same data stores it anew, and then under this same number; a condemned pack has its row, is in
+the store (or was) and no chunk lies in it, ever again.
 
 Chunk and pack numbers carry the epoch that made them (`numbered`), so no number is ever used twice.
 """
@@ -55,6 +58,8 @@ from fusegw.meta.codec import (
 from fusegw.meta.inode import FIRST_COOKIE as FIRST_COOKIE
 from fusegw.meta.inode import Inode as Inode
 from fusegw.meta.inode import decode_inode, encode_inode
+from fusegw.meta.snapshot import Snapshot as Snapshot
+from fusegw.meta.snapshot import decode_snapshot, encode_snapshot
 
 SCHEMA_VERSION = 2
 ROOT_INODE = 1
@@ -297,6 +302,7 @@ STATE: Table[bytes, bytes] = Table(
 INODE: Table[int, Inode] = Table(
     "inode",
     code=2,
+    kept=True,
     encode_key=encode_u64,
     decode_key=decode_u64,
     encode_value=encode_inode,
@@ -305,6 +311,7 @@ INODE: Table[int, Inode] = Table(
 DIRENT: Table[tuple[int, bytes], Dirent] = Table(
     "dirent",
     code=3,
+    kept=True,
     encode_key=encode_u64_name,
     decode_key=decode_u64_name,
     encode_value=lambda d: _DIRENT.pack(d.ino, d.cookie, d.kind),
@@ -313,6 +320,7 @@ DIRENT: Table[tuple[int, bytes], Dirent] = Table(
 POSITION: Table[tuple[int, int], bytes] = Table(
     "position",
     code=4,
+    kept=True,
     encode_key=encode_u64_u64,
     decode_key=decode_u64_u64,
     encode_value=identity,
@@ -321,6 +329,7 @@ POSITION: Table[tuple[int, int], bytes] = Table(
 XATTR: Table[tuple[int, bytes], bytes] = Table(
     "xattr",
     code=5,
+    kept=True,
     encode_key=encode_u64_name,
     decode_key=decode_u64_name,
     encode_value=identity,
@@ -329,6 +338,7 @@ XATTR: Table[tuple[int, bytes], bytes] = Table(
 EXTENT: Table[tuple[int, int], Extent] = Table(
     "extent",
     code=6,
+    kept=True,
     encode_key=encode_u64_u64,
     decode_key=decode_u64_u64,
     encode_value=lambda e: _EXTENT.pack(e.length, e.chunk, e.chunk_offset),
@@ -398,6 +408,22 @@ CONDEMNED: Table[int, Condemned] = Table(
     encode_value=lambda c: _CONDEMNED.pack(c.since_ns, c.seq),
     decode_value=lambda _, row: Condemned(*_CONDEMNED.unpack(row)),
 )
+SNAPSHOT: Table[int, Snapshot] = Table(
+    "snapshot",
+    code=14,
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=encode_snapshot,
+    decode_value=decode_snapshot,
+)
+HISTORY: Table[bytes, bytes] = Table(
+    "history",
+    code=15,
+    encode_key=identity,
+    decode_key=identity,
+    encode_value=identity,
+    decode_value=lambda _, row: row,
+)
 LOCAL: Table[bytes, bytes] = Table(
     "local",
     encode_key=identity,
@@ -429,12 +455,10 @@ ORPHAN: Table[bytes, Orphan] = Table(
 
 LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, REAP, GATEWAY,
-    DAMAGED, CONDEMNED,
+    DAMAGED, CONDEMNED, SNAPSHOT, HISTORY,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
 TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
-RESERVED_TABLES = ("snapshot", "history")
-"""Created empty with every index: snapshots (sequence → row) and the undo history of keys they still see."""
 
 
 def chunk_key(chunk_id: bytes) -> bytes:

@@ -5,11 +5,13 @@ A row another row refers to and that is not there is damage (`Corrupt`), never "
 """
 
 import errno
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from fusegw.errors import Corrupt
-from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.metadata import Change
+from fusegw.meta.past import Readable
 from fusegw.meta.schema import DIRENT, INODE, REAP, Dirent, Inode
 from fusegw.vfs.inodes import Inodes
 
@@ -26,12 +28,19 @@ KIND_DIRECTORY = 0o4
 """`Dirent.kind` of a directory."""
 
 
+class InodeSource(Protocol):
+    """Where inodes are found as callers see them."""
+
+    def get(self, ino: int) -> Inode | None:
+        """The inode, None when there is none."""
+
+
 class Directories:
     """Names and inodes of one volume, as operations on names find them. Loop thread only."""
 
-    def __init__(self, metadata: Metadata, inodes: Inodes) -> None:
-        self._get = metadata.get
-        self._inodes = inodes
+    def __init__(self, rows: Readable, inodes: InodeSource) -> None:
+        self._get = rows.get
+        self._find = inodes.get
 
     def directory(self, ino: int) -> Inode:
         """The directory `ino`; OSError ESTALE, ENOTDIR."""
@@ -62,20 +71,21 @@ class Directories:
 
     def named(self, entry: Dirent, parent: int, name: bytes) -> Inode:
         """The inode an entry stands for."""
-        inode = self._inodes.get(entry.ino)
+        inode = self._find(entry.ino)
         if inode is None:
             raise dangling(parent, name, entry.ino)
         return inode
 
-    def unlink(self, change: Change, inode: Inode, now: int) -> bool:
-        """The inode has lost a name; True when that was its last one and it waits to be reaped."""
-        left = 0 if inode.is_dir else inode.nlink - 1
-        if left:
-            self._inodes.put(change, replace(inode, nlink=left, ctime_ns=now))
-            return False
-        self._inodes.put(change, replace(inode, nlink=0, ctime_ns=now, parent=0))
-        change.put(REAP, inode.ino, 0)
-        return True
+
+def drop_link(change: Change, inodes: Inodes, inode: Inode, now: int) -> bool:
+    """The inode has lost a name; True when that was its last one and it waits to be reaped."""
+    left = 0 if inode.is_dir else inode.nlink - 1
+    if left:
+        inodes.put(change, replace(inode, nlink=left, ctime_ns=now))
+        return False
+    inodes.put(change, replace(inode, nlink=0, ctime_ns=now, parent=0))
+    change.put(REAP, inode.ino, 0)
+    return True
 
 
 def no_such(directory: Inode, name: bytes) -> OSError:

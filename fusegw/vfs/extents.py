@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change
+from fusegw.meta.past import Readable
 from fusegw.meta.schema import EXTENT, HOLE, Extent, Inode
 
 
@@ -74,16 +75,16 @@ def free_some(change: Change, chunks: Chunks, row: Inode, extents_max: int) -> I
     return replace(row, size=last[-1][0][1], allocated=allocated)
 
 
-def covering(change: Change, ino: int, start: int, end: int) -> list[tuple[int, Extent]]:
+def covering(rows: Readable, ino: int, start: int, end: int) -> list[tuple[int, Extent]]:
     """The extents that touch [start, end), with their file offsets, ascending."""
     found = []
-    for (_, offset), extent in change.scan(EXTENT, (ino, 0), (ino, start + 1), reverse=True):
+    for (_, offset), extent in rows.scan(EXTENT, (ino, 0), (ino, start + 1), reverse=True):
         if offset + extent.length > start:
             found.append((offset, extent))
         break
     if not found or found[0][0] + found[0][1].length < end:
         found.extend(
-            (offset, extent) for (_, offset), extent in change.scan(EXTENT, (ino, start + 1), (ino, end))
+            (offset, extent) for (_, offset), extent in rows.scan(EXTENT, (ino, start + 1), (ino, end))
         )
     return found
 

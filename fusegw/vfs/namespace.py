@@ -12,12 +12,11 @@ is replaced (rename over it, exchange) hands its cookie on to what takes its nam
 
 import errno
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
-from fusegw.errors import Corrupt
 from fusegw.meta.codec import encode_u64
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import (
@@ -37,17 +36,14 @@ from fusegw.vfs.caller import Caller
 from fusegw.vfs.directories import (
     DIRECTORY_SIZE,
     DOT,
-    DOTDOT,
     DOTS,
     KIND_DIRECTORY,
     LINKS_MAX,
-    NAME_MAX,
     SUBDIRECTORIES_MAX,
-    Directories,
-    dangling,
-    no_such,
+    drop_link,
 )
 from fusegw.vfs.inodes import Inodes
+from fusegw.vfs.names import Names
 from fusegw.vfs.renames import Renames
 
 TARGET_MAX = 4095
@@ -58,7 +54,7 @@ _SETGID_EXEC = stat.S_ISGID | stat.S_IXGRP
 _KIND_SHIFT = 12
 
 
-class Namespace:
+class Namespace(Names):
     """The directory tree of one volume, written in `epoch`. Loop thread only."""
 
     def __init__(
@@ -73,10 +69,9 @@ class Namespace:
         """`unlinked(ino)` is called after the merge of a change in which an inode lost its last name; that
         change holds the inode's reap row, and freeing it is up to the callee.
         """
+        super().__init__(metadata, inodes)
         self._metadata = metadata
-        self._get = metadata.get
         self._inodes = inodes
-        self._directories = Directories(metadata, inodes)
         self._renames = Renames(metadata, inodes, self._directories)
         self._epoch = epoch
         self._clock = clock
@@ -92,47 +87,6 @@ class Namespace:
     def files(self) -> int:
         """Inodes that have a name, the root included."""
         return self._files
-
-    # finding
-
-    def lookup(self, parent: int, name: bytes) -> Inode | None:
-        """What `name` stands for in `parent`, None when nothing.
-
-        "." of any inode and ".." of a directory are how the kernel finds what it has forgotten; an inode
-        without a name stays lost. OSError ENOTDIR, ENAMETOOLONG, ESTALE (`parent` is gone).
-        """
-        entry = self._get(DIRENT, (parent, name)) if len(name) <= NAME_MAX else None
-        if entry is not None:
-            inode = self._inodes.get(entry.ino)
-            if inode is None:
-                raise dangling(parent, name, entry.ino)
-            return inode
-        if name == DOT:
-            inode = self._inodes.get(parent)
-            if inode is None or not inode.nlink:
-                raise OSError(errno.ESTALE, f"inode {parent} is gone")
-            return inode
-        directory = self._directories.directory(parent)
-        if name == DOTDOT:
-            return self._directories.directory(directory.parent)
-        if len(name) > NAME_MAX and directory.nlink:
-            raise no_such(directory, name)
-        return None
-
-    def readlink(self, ino: int) -> bytes:
-        """A symlink's target; OSError EINVAL for anything else, ESTALE."""
-        inode = self._inode(ino)
-        if not stat.S_ISLNK(inode.mode):
-            raise OSError(errno.EINVAL, f"inode {ino} is no symlink")
-        return inode.target
-
-    def readdir(self, ino: int, cookie: int) -> Iterator[tuple[bytes, int, Inode]]:
-        """Entries behind `cookie` (0: all) as (name, its cookie, inode), without "." and "..".
-
-        Consume it before the event loop runs anything else. OSError ENOTDIR, ESTALE.
-        """
-        self._directories.directory(ino)
-        return self._entries(ino, cookie)
 
     # making
 
@@ -282,7 +236,7 @@ class Namespace:
                 entries=directory.entries - 1,
             ),
         )
-        gone = self._directories.unlink(change, inode, now)
+        gone = drop_link(change, self._inodes, inode, now)
         self._finish(change, inode.ino if gone else 0)
 
     # moving
@@ -306,23 +260,6 @@ class Namespace:
         change.merge()
         if gone:
             self._unlinked(gone)
-
-    def _inode(self, ino: int) -> Inode:
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise OSError(errno.ESTALE, f"inode {ino} is gone")
-        return inode
-
-    def _entries(self, ino: int, cookie: int) -> Iterator[tuple[bytes, int, Inode]]:
-        find, get = self._inodes.get, self._get
-        for (_, position), name in self._metadata.scan(POSITION, (ino, cookie + 1), (ino + 1, 0)):
-            entry = get(DIRENT, (ino, name))
-            if entry is None:
-                raise Corrupt(f"metadata is damaged: directory {ino} lists {name!r} and has no such entry")
-            inode = find(entry.ino)
-            if inode is None:
-                raise dangling(ino, name, entry.ino)
-            yield name, position, inode
 
 
 def _inherit(change: Change, default: bytes, ino: int, mode: int) -> int:

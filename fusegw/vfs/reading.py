@@ -17,6 +17,7 @@ import trio
 from fusegw.errors import Corrupt, FusegwError, NotFound, Unavailable
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.past import Past, Readable
 from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
 from fusegw.packs.format import Location
 from fusegw.packs.reader import ChunkRef, PackReader
@@ -92,18 +93,22 @@ class Reading:
         self._decoded_bytes = 0
         self._loads: dict[int, _Load] = {}
         self._refresh: Callable[[], Awaitable[None]] | None = None
-        self._streams: OrderedDict[int, _Stream] = OrderedDict()
+        self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
+        """By slot of the snapshot (0: the present) and inode."""
 
-    async def read(self, row: Inode, offset: int, end: int) -> bytes:
-        """The bytes [offset, end) of the inode's row; end <= row.size. Errors name what is damaged."""
+    async def read(self, row: Inode, offset: int, end: int, past: Past | None = None) -> bytes:
+        """The bytes [offset, end) of the inode's row, the present one or that in `past`; end <= row.size.
+        Errors name what is damaged."""
+        rows: Readable = self._metadata if past is None else past
+        slot = 0 if past is None else past.snapshot.slot
         while True:
-            found = extents.covering(self._metadata.change(), row.ino, offset, end)
-            self._look_ahead(row, offset, end)
+            found = extents.covering(rows, row.ino, offset, end)
+            self._look_ahead(rows, slot, row, offset, end)
             try:
                 return await self.assemble(row.ino, found, offset, end)
             except (FusegwError, OSError):
                 # The file may have been overwritten while its old chunks were being fetched.
-                if extents.covering(self._metadata.change(), row.ino, offset, end) == found:
+                if extents.covering(rows, row.ino, offset, end) == found:
                     raise
 
     async def assemble(self, ino: int, found: list[tuple[int, Extent]], offset: int, end: int) -> bytes:
@@ -163,10 +168,10 @@ class Reading:
             sources.update(self._start(list(dict.fromkeys(missing))))
         return sources
 
-    def _look_ahead(self, row: Inode, offset: int, end: int) -> None:
-        stream = self._streams.get(row.ino)
+    def _look_ahead(self, rows: Readable, slot: int, row: Inode, offset: int, end: int) -> None:
+        stream = self._streams.get((slot, row.ino))
         if stream is None:
-            stream = self._streams[row.ino] = _Stream()
+            stream = self._streams[slot, row.ino] = _Stream()
             if len(self._streams) > _STREAMS_MAX:
                 self._streams.popitem(last=False)
         # The kernel's own read-ahead may ask for neighbouring ranges out of order.
@@ -182,7 +187,7 @@ class Reading:
             return
         batch: list[int] = []
         nbytes = 0
-        for _, extent in extents.covering(self._metadata.change(), row.ino, start, target):
+        for _, extent in extents.covering(rows, row.ino, start, target):
             number = extent.chunk
             if number == HOLE or number in self._decoded or number in self._loads or number in batch:
                 continue

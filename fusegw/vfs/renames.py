@@ -16,6 +16,7 @@ from fusegw.vfs.directories import (
     NAME_MAX,
     SUBDIRECTORIES_MAX,
     Directories,
+    drop_link,
     no_such,
 )
 from fusegw.vfs.inodes import Inodes
@@ -72,7 +73,7 @@ class Renames:
         self._check_replacing(source, target, new_name)
         replaced = self._directories.named(target, new_parent, new_name)
         self._move(change, directory, name, source, new_directory, new_name, target, now)
-        return replaced.ino if self._directories.unlink(change, replaced, now) else 0
+        return replaced.ino if drop_link(change, self._inodes, replaced, now) else 0
 
     def _check_crossing(
         self, source: Dirent, parent: int, target: Dirent | None, new_directory: Inode, flags: int

@@ -16,6 +16,7 @@ from fusegw.vfs.files import Files
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.xattrs import Xattrs
 
@@ -54,6 +55,7 @@ class Volume:
         xattrs: Xattrs,
         files: Files,
         reaper: Reaper,
+        snapshots: Snapshots,
         free_bytes: Callable[[], int],
     ) -> None:
         self.inodes = inodes
@@ -61,6 +63,7 @@ class Volume:
         self.attributes = attributes
         self.xattrs = xattrs
         self.files = files
+        self.snapshots = snapshots
         self.remember = reaper.remember
         self.forget = reaper.forget
         self.is_known = reaper.is_known

@@ -16,10 +16,12 @@ from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.meta.metadata import Metadata
+from fusegw.meta.past import Readable
 from fusegw.meta.schema import XATTR, Inode
 from fusegw.meta.unshipped import Standing
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
+from fusegw.vfs.directories import InodeSource
 from fusegw.vfs.inodes import Inodes
 
 STATE = b"user.fusegw.state"
@@ -36,15 +38,13 @@ _USER, _TRUSTED = b"user.", b"trusted."
 _SPACES = (_USER, _TRUSTED, b"security.")
 
 
-class Xattrs:
-    """The extended attributes of one volume's inodes, whose state `standing` tells. Loop thread only."""
+class XattrReader:
+    """The extended attributes in `rows` of the inodes that `inodes` has; `standing` tells how safe one is.
+    Loop thread only."""
 
-    def __init__(
-        self, metadata: Metadata, inodes: Inodes, *, clock: Clock, standing: Callable[[int], Standing]
-    ) -> None:
-        self._metadata = metadata
-        self._inodes = inodes
-        self._clock = clock
+    def __init__(self, rows: Readable, inodes: InodeSource, *, standing: Callable[[int], Standing]) -> None:
+        self._rows = rows
+        self._find = inodes.get
         self._standing = standing
 
     def get(self, ino: int, name: bytes) -> bytes:
@@ -53,7 +53,7 @@ class Xattrs:
             self._inode(ino)
             return self._standing(ino).value.encode()
         if len(name) <= NAME_MAX:
-            value = self._metadata.get(XATTR, (ino, name))
+            value = self._rows.get(XATTR, (ino, name))
             if value is not None:
                 return value
         self._check(self._inode(ino), name, errno.ENODATA)
@@ -64,10 +64,50 @@ class Xattrs:
         itself).
         """
         self._inode(ino)
-        names = [name for name, _ in self._rows(ino)]
+        names = [name for name, _ in self._kept(ino)]
         if caller is not None and not caller.privileged:
             return [name for name in names if not name.startswith(_TRUSTED)]
         return names
+
+    def _check(self, inode: Inode, name: bytes, user_refusal: int) -> None:
+        """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
+        otherwise.
+        """
+        if name == STATE:
+            raise OSError(errno.EPERM, f"{STATE.decode()} says how safe a file is, it cannot be set")
+        if not 0 < len(name) <= NAME_MAX:
+            raise OSError(errno.ERANGE, f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
+        if name in _ACLS:
+            if stat.S_ISLNK(inode.mode):
+                raise OSError(errno.EOPNOTSUPP, f"inode {inode.ino} is a symlink, it has no ACL")
+        elif not name.startswith(_SPACES):
+            raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
+        elif name.startswith(_USER) and not (inode.is_file or inode.is_dir):
+            raise OSError(user_refusal, "only files and directories have user attributes")
+        elif name in _SPACES:
+            raise OSError(errno.EINVAL, f"{name!r} is no complete attribute name")
+
+    def _kept(self, ino: int) -> Iterator[tuple[bytes, bytes]]:
+        for (_, name), value in self._rows.scan(XATTR, (ino, b""), (ino + 1, b"")):
+            yield name, value
+
+    def _inode(self, ino: int) -> Inode:
+        inode = self._find(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, f"inode {ino} is gone")
+        return inode
+
+
+class Xattrs(XattrReader):
+    """The extended attributes of one volume's inodes, as they are read and changed. Loop thread only."""
+
+    def __init__(
+        self, metadata: Metadata, inodes: Inodes, *, clock: Clock, standing: Callable[[int], Standing]
+    ) -> None:
+        super().__init__(metadata, inodes, standing=standing)
+        self._metadata = metadata
+        self._inodes = inodes
+        self._clock = clock
 
     def set(self, ino: int, name: bytes, value: bytes, flags: int = 0, caller: Caller | None = None) -> None:
         """Create or replace; OSError EEXIST (CREATE), ENODATA (REPLACE), E2BIG, ENOSPC, EPERM, and those of
@@ -102,27 +142,9 @@ class Xattrs:
             raise OSError(errno.ENODATA, f"inode {ino} has no {name!r}")
         self._put(inode, name, None, inode.mode)
 
-    def _check(self, inode: Inode, name: bytes, user_refusal: int) -> None:
-        """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
-        otherwise.
-        """
-        if name == STATE:
-            raise OSError(errno.EPERM, f"{STATE.decode()} says how safe a file is, it cannot be set")
-        if not 0 < len(name) <= NAME_MAX:
-            raise OSError(errno.ERANGE, f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
-        if name in _ACLS:
-            if stat.S_ISLNK(inode.mode):
-                raise OSError(errno.EOPNOTSUPP, f"inode {inode.ino} is a symlink, it has no ACL")
-        elif not name.startswith(_SPACES):
-            raise OSError(errno.EOPNOTSUPP, f"attributes like {name!r} are not kept")
-        elif name.startswith(_USER) and not (inode.is_file or inode.is_dir):
-            raise OSError(user_refusal, "only files and directories have user attributes")
-        elif name in _SPACES:
-            raise OSError(errno.EINVAL, f"{name!r} is no complete attribute name")
-
     def _check_room(self, ino: int, name: bytes, value: bytes) -> None:
         names, total = len(name) + 1, len(name) + len(value)
-        for other, content in self._rows(ino):
+        for other, content in self._kept(ino):
             if other != name:
                 names += len(other) + 1
                 total += len(other) + len(content)
@@ -159,13 +181,3 @@ class Xattrs:
         else:
             change.put(XATTR, (inode.ino, name), value)
         change.merge()
-
-    def _rows(self, ino: int) -> Iterator[tuple[bytes, bytes]]:
-        for (_, name), value in self._metadata.scan(XATTR, (ino, b""), (ino + 1, b"")):
-            yield name, value
-
-    def _inode(self, ino: int) -> Inode:
-        inode = self._inodes.get(ino)
-        if inode is None:
-            raise OSError(errno.ESTALE, f"inode {ino} is gone")
-        return inode

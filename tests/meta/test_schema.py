@@ -20,6 +20,7 @@ from fusegw.meta.schema import (
     DIRENT,
     EXTENT,
     GATEWAY,
+    HISTORY,
     INODE,
     LOCAL,
     LOG_SEALED,
@@ -29,6 +30,7 @@ from fusegw.meta.schema import (
     PACK_LOCAL,
     POSITION,
     REAP,
+    SNAPSHOT,
     STATE,
     XATTR,
     Chunk,
@@ -42,7 +44,9 @@ from fusegw.meta.schema import (
     Pack,
     PackLocal,
     Sealed,
+    Snapshot,
 )
+from fusegw.meta.snapshot import SLOT_MAX
 from tests.meta.indexes import commit, open_index, underneath
 
 u8, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 32, 64))
@@ -98,6 +102,19 @@ _packs = st.builds(
 )
 _chunks = st.builds(Chunk, st.binary(min_size=32, max_size=32), u64, u32, u32, u32, u32, u8, u32)
 
+
+def snapshots(seq: int) -> st.SearchStrategy[Snapshot]:
+    """Snapshots with this sequence."""
+    signed = st.integers(-(1 << 63), (1 << 63) - 1)
+    name = st.text(
+        st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=60
+    )
+    return st.builds(
+        Snapshot, st.just(seq), name, st.integers(1, SLOT_MAX), signed, u64, u64, u64, signed,
+        st.integers(0, 2), st.booleans(),
+    )  # fmt: skip
+
+
 TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "state": (STATE, names, st.binary(max_size=100)),
     "inode": (INODE, ids, inodes),
@@ -112,6 +129,8 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "gateway": (GATEWAY, names, st.binary(max_size=300)),
     "damaged": (DAMAGED, st.binary(min_size=24, max_size=24), u64),
     "condemned": (CONDEMNED, u64, st.builds(Condemned, time_ns, u64)),
+    "snapshot": (SNAPSHOT, u64, snapshots),
+    "history": (HISTORY, names, st.binary(max_size=300)),
     "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "local": (LOCAL, names, st.binary(max_size=300)),
     "log_tail": (LOG_TAIL, u64, st.builds(Commit, time_ns, st.binary(max_size=300))),

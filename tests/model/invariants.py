@@ -3,6 +3,7 @@
 import stat
 from collections import Counter
 
+from fusegw.meta.history import extent_chunk
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
@@ -11,6 +12,7 @@ from fusegw.meta.schema import (
     DAMAGED,
     DIRENT,
     EXTENT,
+    HISTORY,
     HOLE,
     INODE,
     PACK,
@@ -45,6 +47,9 @@ def check_index(metadata: Metadata) -> None:
         if extent.chunk != HOLE:
             references[extent.chunk] += 1
             allocated[ino] += extent.length
+    for key, row in metadata.scan(HISTORY, b"", b"\xff"):
+        if (chunk := extent_chunk(key, row)) != HOLE:
+            references[chunk] += 1
     for ino, inode in inodes.items():
         if stat.S_ISREG(inode.mode):
             assert covered[ino] == inode.size, f"inode {ino}: size {inode.size}, extents {covered[ino]}"

@@ -9,7 +9,7 @@ written all the time and a log that is pruned at once.
 import math
 import random
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.schema import Inode
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.volume import Volume
+from fusegw.vfs.xattrs import XattrReader
 from tests.model.invariants import check_index
 from tests.model.reference import Reference
 from tests.model.steps import outcome, random_step, resolve
 
 FILE_MAX = 1 << 20
+SNAPSHOTS_MAX = 5
 TUNING = Tuning(
     chunk_size_bytes=16 << 10,
     pack_size_bytes=1 << 20,
@@ -105,6 +107,9 @@ class World:
         self.durable = self.reference.copy()
         self.stored: Reference | None = None
         """What the last barrier shipped."""
+        self.snapshots: dict[str, Reference] = {}
+        self.stored_snapshots: dict[str, Reference] = {}
+        self.snapshots_made = 0
         self.opened: set[int] = set()
         self.operations = 0
         self.log: list[str] = []
@@ -155,7 +160,7 @@ class World:
                 self.checkpoints += runtime.checkpointer.newest is not None
                 if end != "remount":
                     raise Crash
-                self.durable = self.stored = self.reference.copy()
+                self._shipped()
         except* Crash:
             pass
         self.log.append(end)
@@ -163,6 +168,7 @@ class World:
             shutil.rmtree(self._source.meta_dir)
             shutil.rmtree(self._source.cache_dir)
             self.durable = self.stored
+            self.snapshots = dict(self.stored_snapshots)
         self.reference = self.durable.copy()
         self.opened.clear()
 
@@ -178,6 +184,8 @@ class World:
             await self._recut_step(runtime, background)
         elif choice < 0.985:
             await self._collect_step(runtime)
+        elif choice < 0.99:
+            await self._snapshot_step(runtime)
         else:
             await self._life_step(runtime)
         if self.random.random() < 0.02:
@@ -283,12 +291,41 @@ class World:
             self.durable = self.reference.copy()
         elif choice < 0.6:
             await runtime.volume.barrier()
-            self.durable = self.stored = self.reference.copy()
+            self._shipped()
         elif choice < 0.8:
             await runtime.volume.files.settle_all()
         else:
             runtime.reading.forget()
             await trio.to_thread.run_sync(runtime.cache.drop)
+
+    def _shipped(self) -> None:
+        self.durable = self.stored = self.reference.copy()
+        self.stored_snapshots = dict(self.snapshots)
+
+    async def _snapshot_step(self, runtime: Runtime) -> None:
+        """A new one, one less, or a look at one."""
+        snapshots = runtime.volume.snapshots
+        choice = self.random.random()
+        if not self.snapshots or (choice < 0.5 and len(self.snapshots) < SNAPSHOTS_MAX):
+            self.snapshots_made += 1
+            name = f"snapshot-{self.snapshots_made}"
+            await snapshots.create(name)
+            self.snapshots[name] = self.reference.copy()
+            self.durable = self.reference.copy()
+            return
+        name = self.random.choice(list(self.snapshots))
+        if choice < 0.8:
+            await runtime.volume.sync()
+            await snapshots.delete(name)
+            del self.snapshots[name]
+            self.durable = self.reference.copy()
+        else:
+            await self._compare_snapshot(runtime, name)
+
+    async def _compare_snapshot(self, runtime: Runtime, name: str) -> None:
+        snapshots = runtime.volume.snapshots
+        tree, reference = snapshots.tree(snapshots.get(name)), self.snapshots[name]
+        await _compare(reference, tree.inodes.get, tree.names.readdir, tree.xattrs, tree.read)
 
     async def _recut_step(self, runtime: Runtime, background: trio.Nursery) -> None:
         """Re-cut what is due, now or while the next operations run."""
@@ -301,7 +338,7 @@ class World:
     async def _collect_step(self, runtime: Runtime) -> None:
         """Two passes: what the first condemns, the second may delete."""
         await runtime.volume.barrier()
-        self.durable = self.stored = self.reference.copy()
+        self._shipped()
         for _ in range(2):
             done = await runtime.collector.collect(look_for_orphans=True)
             self.collected_packs += done.deleted_packs
@@ -317,24 +354,41 @@ class World:
             await trio.lowlevel.checkpoint()
 
     async def compare(self, runtime: Runtime) -> None:
-        """Every inode, entry, attribute and byte."""
+        """Every inode, entry, attribute and byte, in the present and in all snapshots."""
         volume = runtime.volume
-        for ino, node in self.reference.nodes.items():
-            inode = volume.inodes.get(ino)
-            expected = self.reference.stat(ino)
-            assert inode is not None, f"inode {ino} is missing"
-            for field in ("mode", "nlink", "uid", "gid", "atime_ns", "mtime_ns"):
-                ours = getattr(inode, field)
-                assert ours == getattr(expected, field), f"inode {ino} {field}: {ours}, expected {expected}"
-            assert sorted(volume.xattrs.list(ino)) == sorted(node.xattrs)
-            for name, value in node.xattrs.items():
-                assert volume.xattrs.get(ino, name) == value
-            if node.is_dir:
-                listed = [(name, child.ino) for name, _, child in volume.namespace.readdir(ino, 0)]
-                assert listed == self.reference.readdir(ino), f"directory {ino}"
-            elif node.mode >> 12 == 8:
-                assert inode.size == len(node.data), f"inode {ino} size {inode.size}"
-                assert await volume.files.read(ino, 0, FILE_MAX * 2) == bytes(node.data), f"inode {ino} data"
+        await _compare(
+            self.reference, volume.inodes.get, volume.namespace.readdir, volume.xattrs, volume.files.read
+        )
+        assert [snapshot.name for snapshot in volume.snapshots] == list(self.snapshots)
+        for name in self.snapshots:
+            await self._compare_snapshot(runtime, name)
+
+
+async def _compare(
+    reference: Reference,
+    get: Callable[[int], Inode | None],
+    readdir: Callable[[int, int], Iterable[tuple[bytes, int, Inode]]],
+    xattrs: XattrReader,
+    read: Callable[[int, int, int], Awaitable[bytes]],
+) -> None:
+    for ino, node in reference.nodes.items():
+        inode = get(ino)
+        expected = reference.stat(ino)
+        if not expected.nlink:
+            continue
+        assert inode is not None, f"inode {ino} is missing"
+        for field in ("mode", "nlink", "uid", "gid", "atime_ns", "mtime_ns"):
+            ours = getattr(inode, field)
+            assert ours == getattr(expected, field), f"inode {ino} {field}: {ours}, expected {expected}"
+        assert sorted(xattrs.list(ino)) == sorted(node.xattrs)
+        for name, value in node.xattrs.items():
+            assert xattrs.get(ino, name) == value
+        if node.is_dir:
+            listed = [(name, child.ino) for name, _, child in readdir(ino, 0)]
+            assert listed == reference.readdir(ino), f"directory {ino}"
+        elif node.mode >> 12 == 8:
+            assert inode.size == len(node.data), f"inode {ino} size {inode.size}"
+            assert await read(ino, 0, FILE_MAX * 2) == bytes(node.data), f"inode {ino} data"
 
 
 Restart = Callable[[], Awaitable[None]]

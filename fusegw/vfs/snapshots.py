@@ -1,0 +1,220 @@
+"""The snapshots of a volume: how they come and go, and the read-only tree that each of them shows.
+
+A snapshot is one row, so it is there whole or not at all. It holds everything that was acknowledged before
+it was asked for. A deleted one is out of sight at once; what only it needed is freed in bounded steps, in the
+background, and a mount goes on where the one before stopped.
+"""
+
+import errno
+from collections.abc import Iterator
+
+import trio
+from msgspec.structs import replace
+
+from fusegw.clock import Clock
+from fusegw.errors import Exists, FusegwError, Invalid, NotFound
+from fusegw.meta.committer import Committer
+from fusegw.meta.history import History
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.past import Past
+from fusegw.meta.schema import INODE, STATE_BYTES, STATE_FILES, STATE_NEXT_INODE, Inode, Snapshot, numbered
+from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX
+from fusegw.meta.unshipped import Standing
+from fusegw.vfs.files import Files
+from fusegw.vfs.names import Names
+from fusegw.vfs.reading import Reading
+from fusegw.vfs.xattrs import XattrReader
+
+NAME_MAX = 255
+"""Longest name of a snapshot, in bytes."""
+_ROWS_PER_STEP = 512
+_RETRY_S = 0.5
+
+
+class PastInodes:
+    """The inodes of a snapshot."""
+
+    def __init__(self, past: Past) -> None:
+        self._past = past
+
+    def get(self, ino: int) -> Inode | None:
+        """The inode as it was, None when there was none."""
+        return self._past.get(INODE, ino)
+
+
+class Tree:
+    """The volume as one snapshot shows it. Loop thread only."""
+
+    def __init__(self, past: Past, reading: Reading) -> None:
+        self.snapshot = past.snapshot
+        self.inodes = PastInodes(past)
+        self.names = Names(past, self.inodes)
+        self.xattrs = XattrReader(past, self.inodes, standing=lambda _: Standing.STORED)
+        self._past = past
+        self._reading = reading
+
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a file from `offset`; short only at its end."""
+        inode = self.inodes.get(ino)
+        if inode is None:
+            raise OSError(errno.ESTALE, f"inode {ino} is not in snapshot {self.snapshot.name!r}")
+        if not inode.is_file:
+            raise OSError(errno.EISDIR if inode.is_dir else errno.EINVAL, "not a regular file")
+        end = min(offset + size, inode.size)
+        return await self._reading.read(inode, offset, end, self._past) if end > offset else b""
+
+
+class Snapshots:
+    """The snapshots of one volume, in `epoch`. Loop thread only; `run` must be running for deleted ones to
+    be freed."""
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        history: History,
+        committer: Committer,
+        files: Files,
+        reading: Reading,
+        *,
+        epoch: int,
+        clock: Clock,
+    ) -> None:
+        self._metadata = metadata
+        self._history = history
+        self._committer = committer
+        self._files = files
+        self._reading = reading
+        self._epoch = epoch
+        self._clock = clock
+        self._last = 0
+        self._trees: dict[int, Tree] = {}
+        self._work = trio.Event()
+        self.reload()
+
+    def reload(self) -> None:
+        """The index was changed from outside: take over what it says."""
+        self._history.reload()
+        self._last = max([self._last, *self._history.live, *self._history.dying])
+        self._trees = {seq: tree for seq, tree in self._trees.items() if seq in self._history.live}
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        """Those that are alive, oldest first."""
+        return iter(self._history.live.values())
+
+    def find(self, name: str) -> Snapshot | None:
+        """The snapshot with this name, None when there is none."""
+        return next((snapshot for snapshot in self if snapshot.name == name), None)
+
+    def get(self, name: str) -> Snapshot:
+        """The snapshot with this name; NotFound."""
+        snapshot = self.find(name)
+        if snapshot is None:
+            raise NotFound(f"the volume has no snapshot {name!r}; fusegw snapshot list shows those it has")
+        return snapshot
+
+    def tree(self, snapshot: Snapshot) -> Tree:
+        """What the snapshot shows."""
+        tree = self._trees.get(snapshot.seq)
+        if tree is None:
+            tree = self._trees[snapshot.seq] = Tree(Past(self._metadata, snapshot), self._reading)
+        return tree
+
+    async def create(self, name: str, *, made_by: int = MADE_BY_HAND, locked_until_ns: int = 0) -> Snapshot:
+        """A snapshot of everything acknowledged so far, durable on this machine on return.
+
+        Exists, Invalid (the name), Full.
+        """
+        self._check_new(name)
+        await self._files.settle_all()
+        self._check_new(name)
+        snapshot = Snapshot(
+            seq=max(self._last + 1, numbered(self._epoch, 1)),
+            name=name,
+            slot=self._free_slot(),
+            created_ns=self._clock.time_ns(),
+            next_inode=self._metadata.number(STATE_NEXT_INODE),
+            files=self._metadata.number(STATE_FILES),
+            nbytes=self._metadata.number(STATE_BYTES),
+            locked_until_ns=locked_until_ns,
+            made_by=made_by,
+        )
+        self._last = snapshot.seq
+        self._put(snapshot)
+        await self._committer.commit()
+        return snapshot
+
+    async def delete(self, name: str) -> None:
+        """The snapshot is out of sight, durably, on return; what only it needs is freed later. NotFound,
+        Invalid (it is locked), Full."""
+        snapshot = self.get(name)
+        now = self._clock.time_ns()
+        if snapshot.locked_until_ns > now:
+            raise Invalid(
+                f"snapshot {name!r} is locked for another {(snapshot.locked_until_ns - now) // 10**9} s"
+            )
+        self._trees.pop(snapshot.seq, None)
+        self._put(replace(snapshot, dying=True))
+        self._work.set()
+        await self._committer.commit()
+
+    async def lock(self, name: str, until_ns: int) -> Snapshot:
+        """It cannot be deleted before `until_ns` (since 1970); a lock is never shortened. NotFound, Invalid,
+        Full."""
+        snapshot = self.get(name)
+        if until_ns < snapshot.locked_until_ns:
+            raise Invalid(f"snapshot {name!r} is locked for longer than that already")
+        snapshot = replace(snapshot, locked_until_ns=until_ns)
+        self._put(snapshot)
+        await self._committer.commit()
+        return snapshot
+
+    @property
+    def backlog(self) -> int:
+        """Deleted snapshots of which not everything is freed yet."""
+        return len(self._history.dying)
+
+    async def run(self) -> None:
+        """Free what deleted snapshots held, until cancelled."""
+        while True:
+            while not self._history.dying:
+                self._work = trio.Event()
+                await self._work.wait()
+            await self._fold()
+
+    async def _fold(self) -> None:
+        seqs = list(self._history.dying)
+        cursor: bytes | None = b""
+        while cursor is not None:
+            try:
+                await self._committer.room()
+            except FusegwError:
+                await trio.sleep(_RETRY_S)
+                continue
+            with self._metadata.change() as change:
+                cursor = self._history.fold_some(change, cursor, _ROWS_PER_STEP)
+                if cursor is None:
+                    self._history.gone(change, seqs)
+            await trio.lowlevel.checkpoint()
+
+    def _put(self, snapshot: Snapshot) -> None:
+        change = self._metadata.change()
+        self._history.put(change, snapshot)
+        change.merge()
+
+    def _check_new(self, name: str) -> None:
+        if not 0 < len(name.encode()) <= NAME_MAX or "/" in name or "\0" in name or name in (".", ".."):
+            raise Invalid(f"{name!r} cannot be the name of a snapshot: 1 to {NAME_MAX} bytes without /")
+        if self.find(name) is not None:
+            raise Exists(f"the volume has a snapshot {name!r} already")
+
+    def _free_slot(self) -> int:
+        """The next one behind that of the newest snapshot, so that a slot comes back late."""
+        rows = [*self._history.live.values(), *self._history.dying.values()]
+        taken = {row.slot for row in rows}
+        if len(taken) >= SLOT_MAX:
+            raise Invalid(f"a volume can have {SLOT_MAX} snapshots; delete some")
+        slot = max(rows, key=lambda row: row.seq).slot if rows else 0
+        while True:
+            slot = slot % SLOT_MAX + 1
+            if slot not in taken:
+                return slot
