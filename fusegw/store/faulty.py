@@ -36,6 +36,7 @@ class FaultyStore:
     plan: the fault of each request in turn, None for none; when it is used up, chance decides.
     rates: probability of each fault, by `seed`.
     sleep, stall_s: how a stall passes its time.
+    note: told of each fault before it happens.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class FaultyStore:
         seed: int = 0,
         sleep: Callable[[float], object] = lambda seconds: None,
         stall_s: float = 60.0,
+        note: Callable[[Fault], object] = lambda fault: None,
     ) -> None:
         self._inner = inner
         self._plan = iter(plan)
@@ -54,6 +56,7 @@ class FaultyStore:
         self._seed = seed
         self._sleep = sleep
         self._stall_s = stall_s
+        self._note = note
         self._lock = threading.Lock()
         self._requests = 0
         self._outage = False
@@ -124,6 +127,7 @@ class FaultyStore:
             fault = next(self._plan, self._by_chance(number))
             if fault is not None:
                 self.injected[fault] += 1
+                self._note(fault)
             return fault
 
     def _by_chance(self, number: int) -> Fault | None:

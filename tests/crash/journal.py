@@ -2,9 +2,11 @@
 
 Every step that writes data syncs it, and no step begins before the one before has returned. So what comes
 back is the tree after a whole number of steps, but for the file that the next step was writing: of that it
-may have any part.
+may have any part. How many steps at least depends on what was lost: the gateway's memory only (all that an
+fsync covered are there), or its disks as well (all that a barrier covered).
 """
 
+import errno
 import os
 import random
 import stat
@@ -17,6 +19,8 @@ from tests.crash.load import content
 from tests.crash.rebuilt import Entry, Tree
 
 PATHS_MAX = 60
+SHARED = 12
+"""Contents that all journals know."""
 SIZES = (0, 10, 3_000, 20_000, 150_000, 400_000, 2_000_000)
 _FILE, _DIRECTORY, _LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 _KINDS = (
@@ -24,6 +28,8 @@ _KINDS = (
     "truncate", "mkdir", "symlink", "link", "chmod", "setxattr", "rmdir",
 )  # fmt: skip
 _WRITES = ("create", "append", "overwrite")
+_REFUSABLE = (*_WRITES, "mkdir", "symlink", "link", "chmod", "setxattr", "rename")
+"""What may fail for want of room; `unlink`, `rmdir` and `truncate` never do."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,15 @@ class Model:
 
 
 class Journal:
-    """Works on `root` and notes each step before it is made."""
+    """Works on `root` and notes each step before it is made.
 
-    def __init__(self, seed: int) -> None:
+    repeats: share of the writes whose data is one of a few that all journals know.
+    """
+
+    def __init__(self, seed: int, *, repeats: float = 0.0) -> None:
         self._chance = random.Random(seed)
+        self._seed = seed
+        self._repeats = repeats
         self._count = 0
         self._base = Model()
         self._model = Model()
@@ -113,58 +124,144 @@ class Journal:
         self.confirmed = 0
         """Steps that a returned barrier covers."""
         self.ever_confirmed = 0
+        self.synced = 0
+        """Steps that a returned fsync covers."""
+        self.ever_synced = 0
+        """Fsyncs that have returned."""
+        self.ever_done = 0
+        self.ever_written = 0
+        """Bytes."""
+        self.refused = 0
+        """Steps that failed for want of room."""
+        self.failure: OSError | None = None
+        """What ended the work, if not the order to stop."""
 
-    def work(self, root: Path, stop: threading.Event) -> None:
-        """Until told to stop, or the mount fails."""
+    def work(self, root: Path, stop: threading.Event, *, may_be_full: bool = False) -> None:
+        """Until told to stop, or the mount fails.
+
+        may_be_full: a step may fail for want of room; the file it wrote is then removed. The mount must not
+        die meanwhile.
+        """
+        self.failure = None
         try:
             while not stop.is_set():
-                step = self._next()
-                self._steps.append(step)
-                self._model.apply(step)
-                _perform(root, step)
-                self.done += 1
-        except OSError:
-            return
+                self._work(root, self._next(), may_be_full=may_be_full)
+        except OSError as error:
+            self.failure = error
 
     def confirm(self, steps: int) -> None:
         """A barrier that was called after so many steps had returned has returned."""
         self.ever_confirmed += steps - self.confirmed
         self.confirmed = steps
+        self.synced = max(self.synced, steps)
 
     def verify(self, found: Tree) -> int:
-        """How many steps after the last confirmed one are in `found`, and go on from there; AssertionError
-        unless it is the tree after some step at or behind it."""
-        for number, model in self._possible():
-            later = self._steps[number] if number < len(self._steps) else None
-            if later is not None and later.kind in _WRITES and _is_within(found, model, later):
-                model.nodes.setdefault(later.path, Node(_FILE)).content = found[later.path].content
-            if model.tree() == found:
-                more = number - self.confirmed
-                self._base, self._model, self._steps = model.copy(), model, []
-                self.done = self.confirmed = 0
-                return more
-        raise AssertionError(self._difference(found))
+        """The disks were lost. How many steps after the last confirmed one are in `found`, and go on from
+        there; AssertionError unless it is the tree after some step at or behind it."""
+        number, model, _ = self._search(found, self.confirmed)
+        more = number - self.confirmed
+        self._base, self._model, self._steps = model.copy(), model, []
+        self.done = self.confirmed = self.synced = 0
+        return more
 
-    def _possible(self) -> Iterator[tuple[int, Model]]:
-        model = self._base.copy()
+    def verify_local(self, found: Tree) -> int:
+        """The memory was lost. How many steps after the last synced one are in `found`, and go on from there;
+        AssertionError unless it is the tree after some step at or behind it."""
+        number, model, torn = self._search(found, self.synced)
+        more = number - self.synced
+        self._model, self._steps = model, self._steps[:number] + ([torn] if torn else [])
+        self.done = self.synced = len(self._steps)
+        return more
+
+    def verify_all(self, found: Tree) -> None:
+        """Nothing was lost, and nobody is at work; AssertionError unless it is the tree after all steps."""
+        right = self._model.tree()
+        assert found == right, self._wrong(found, right)
         for step in self._steps[: self.confirmed]:
+            self._base.apply(step)
+        self._steps = self._steps[self.confirmed :]
+        self.done -= self.confirmed
+        self.synced -= self.confirmed
+        self.confirmed = 0
+
+    def summary(self) -> list[str]:
+        """What a person wants to see of the steps that are not confirmed, one a line."""
+        last = [
+            f"{self.confirmed} confirmed, {self.synced} synced, {self.done} done of {len(self._steps)} steps"
+        ]
+        return last + [
+            f"{number} {step.kind} {step.path} {step.other} {step.number} {len(step.data)} bytes"
+            for number, step in enumerate(self._steps)
+        ]
+
+    def _work(self, root: Path, step: Step, *, may_be_full: bool) -> None:
+        self._steps.append(step)
+        try:
+            _perform(root, step)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not may_be_full or step.kind not in _REFUSABLE:
+                raise
+            self._withdraw(root, self._steps.pop())
+            return
+        self._made(step)
+        if step.kind in _WRITES:
+            self.synced = self.done
+            self.ever_synced += 1
+            self.ever_written += len(step.data)
+
+    def _withdraw(self, root: Path, step: Step) -> None:
+        """There was no room for it: what it wrote to goes, under all its names."""
+        self.refused += 1
+        if step.kind not in _WRITES:
+            return
+        node = self._model.nodes.get(step.path)
+        if node is None and (root / step.path).exists():
+            os.unlink(root / step.path)
+        for path in [path for path, other in self._model.nodes.items() if other is node]:
+            gone = Step("unlink", path)
+            self._steps.append(gone)
+            _perform(root, gone)
+            self._made(gone)
+
+    def _made(self, step: Step) -> None:
+        self._model.apply(step)
+        self.done += 1
+        self.ever_done += 1
+
+    def _search(self, found: Tree, first: int) -> tuple[int, Model, Step | None]:
+        """After which step at or behind the one with the number `first` it is the tree, the model of it, and
+        the next step as far as it is there."""
+        for number, model in self._possible(first):
+            later, torn = self._steps[number] if number < len(self._steps) else None, None
+            if later is not None and later.kind in _WRITES and _is_within(found, model, later):
+                torn = replace(later, number=0, data=found[later.path].content)
+                model.apply(torn)
+            if model.tree() == found:
+                return number, model, torn
+        raise AssertionError(self._difference(found, first))
+
+    def _possible(self, first: int) -> Iterator[tuple[int, Model]]:
+        model = self._base.copy()
+        for step in self._steps[:first]:
             model.apply(step)
-        yield self.confirmed, model.copy()
-        for number, step in enumerate(self._steps[self.confirmed :], self.confirmed + 1):
+        yield first, model.copy()
+        for number, step in enumerate(self._steps[first:], first + 1):
             model.apply(step)
             yield number, model.copy()
 
-    def _difference(self, found: Tree) -> str:
+    def _difference(self, found: Tree, first: int) -> str:
         """From the state that is nearest by name."""
         best = ""
-        for number, model in self._possible():
-            right = model.tree()
-            wrong = [path for path in right.keys() | found.keys() if right.get(path) != found.get(path)]
-            what = ", ".join(f"{path}: {_said(found, path)}, expected {_said(right, path)}" for path in wrong)
+        for number, model in self._possible(first):
+            what = self._wrong(found, model.tree())
             if not best or len(what) < len(best):
                 step = f", next {self._steps[number]!r:.120}" if number < len(self._steps) else ""
                 best = f"nearest is step {number}{step}: {what}"
-        return f"the tree after no step from {self.confirmed} to {len(self._steps)}; {best}"
+        return f"the tree after no step from {first} to {len(self._steps)}; {best}"
+
+    def _wrong(self, found: Tree, right: Tree) -> str:
+        wrong = [path for path in right.keys() | found.keys() if right.get(path) != found.get(path)]
+        return ", ".join(f"{path}: {_said(found, path)}, expected {_said(right, path)}" for path in wrong)
 
     def _next(self) -> Step:
         chance, model = self._chance, self._model
@@ -219,7 +316,10 @@ class Journal:
         return Step("rename", path, over)
 
     def _data(self) -> bytes:
-        return content(self._count, self._chance.choice(SIZES))
+        size = self._chance.choice(SIZES)
+        if self._chance.random() < self._repeats:
+            return content(-self._chance.randint(1, SHARED), size)
+        return content(self._seed * 1_000_003 + self._count, size)
 
 
 def _perform(root: Path, step: Step) -> None:

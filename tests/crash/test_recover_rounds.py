@@ -20,7 +20,8 @@ import pytest
 from fusegw.assembly import Runtime
 from fusegw.errors import FusegwError
 from tests.crash.journal import Journal
-from tests.crash.rebuilt import Entry, Tree, rebuilt, tree
+from tests.crash.mounted import kernel_tree, make_noise
+from tests.crash.rebuilt import Tree, rebuilt, tree
 from tests.e2e.conftest import in_s3
 from tests.model.invariants import check_index
 from tests.mount.gateways import NAME, Gateway
@@ -108,19 +109,6 @@ class Victim:
             thread.join()
 
 
-def make_noise(directory: Path, stop: threading.Event) -> None:
-    """Work that nobody syncs: whatever is left of it must be readable."""
-    try:
-        directory.mkdir(exist_ok=True)
-        for number in range(100_000):
-            if stop.wait(0.01):
-                return
-            (directory / f"n{number % 8}").write_bytes(os.urandom(number % 5 * 30_000))
-            os.rename(directory / f"n{number % 8}", directory / f"m{number % 7}")
-    except OSError:
-        return
-
-
 async def whole_tree(runtime: Runtime) -> Tree:
     check_index(runtime.metadata)
     return await tree(runtime)
@@ -128,25 +116,6 @@ async def whole_tree(runtime: Runtime) -> Tree:
 
 def without_noise(found: Tree) -> Tree:
     return {path: entry for path, entry in found.items() if path.partition("/")[0] != NOISE}
-
-
-def kernel_tree(root: Path) -> Tree:
-    """The same as a mount shows it."""
-    found: Tree = {}
-    for directory, names, files in os.walk(root):
-        for name in names + files:
-            path = Path(directory) / name
-            status = path.lstat()
-            content, xattrs = b"", {}
-            if path.is_symlink():
-                content = os.readlink(path).encode()
-            else:
-                xattrs = {one.encode(): os.getxattr(path, one) for one in os.listxattr(path)}
-                content = path.read_bytes() if path.is_file() else b""
-            found[str(path.relative_to(root))] = Entry(
-                status.st_mode, status.st_nlink, content, frozenset(xattrs.items())
-            )
-    return found
 
 
 def rounds(gateway: Gateway, base: Path, count: int) -> None:

@@ -74,13 +74,13 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _moto_process() -> Iterator[S3Server]:
-    yield from _moto()
+    yield from moto_process()
 
 
 @pytest.fixture(scope="session")
 def _moto_tls_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     ca, certificate, key = write_certificates(tmp_path_factory.mktemp("tls"))
-    yield from _moto(certificate, key, ca_bundle=ca)
+    yield from moto_process(certificate, key, ca_bundle=ca)
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,8 @@ def _shared_bucket(server: S3Server) -> str:
     return "shared-bucket"
 
 
-def _moto(*tls: str, ca_bundle: str | None = None) -> Iterator[S3Server]:
+def moto_process(*tls: str, ca_bundle: str | None = None) -> Iterator[S3Server]:
+    """A server of moto's until the generator ends, by TLS when given certificate and key."""
     program = Path(__file__).with_name("moto_main.py")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     with subprocess.Popen(

@@ -1,14 +1,18 @@
 """An HTTP proxy that misbehaves on demand: faults between a real S3 client and a real server.
 
 It stands in front of one server (`Wire(url)`), or serves as a forward proxy. Each request takes the next step
-of `plan`; with none left it passes. All requests are recorded.
+of `plan`; with none left it takes what `chance` says, by default to pass. All requests are recorded.
 """
 
 import enum
 import http.client
+import socket
 import ssl
+import struct
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +20,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+NO_LINGER = struct.pack("ii", 1, 0)
+
 
 class Step(enum.Enum):
     """What happens to one request."""
 
     PASS = "goes through"
     CLOSE = "connection closed before the server sees it"
-    STALL = "no reply until the proxy ends"
+    RESET = "connection reset before the server sees it"
+    STALL = "no reply until the proxy ends, or for `stall_s`"
     DAMAGE_REQUEST = "one bit of the request's body flipped"
     LOSE_REPLY = "the server's reply dropped, the connection closed"
     TRUNCATE_REPLY = "half of the reply's body, then the connection closed"
@@ -51,12 +58,21 @@ class Request(msgspec.Struct, frozen=True):
 class Wire:
     """Context manager; `endpoint_url` is where clients connect, by TLS when given certificate and key."""
 
-    def __init__(self, server_url: str, tls: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        server_url: str,
+        tls: tuple[str, str] | None = None,
+        *,
+        chance: Callable[[], Step | Reply | Page] = lambda: Step.PASS,
+        stall_s: float | None = None,
+    ) -> None:
+        self.chance = chance
+        self.stall_s = stall_s
         self.plan: deque[Step | Reply | Page] = deque()
         self.requests: list[Request] = []
         self.released = threading.Event()
         self.server_address = urlsplit(server_url).netloc
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
+        self._server = _Server(("127.0.0.1", 0), _handler_for(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         if tls is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -75,6 +91,21 @@ class Wire:
         self._server.server_close()
 
 
+class _Server(ThreadingHTTPServer):
+    """Leaves a connection that is to be reset as it is: the kernel resets it when it is closed."""
+
+    def shutdown_request(self, request: Any) -> None:
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(NO_LINGER)) == NO_LINGER:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that give up, or are killed, end their connections in the middle."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 def _handler_for(wire: Wire) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -83,7 +114,7 @@ def _handler_for(wire: Wire) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             wire.requests.append(Request(self.command, self.path, headers))
-            step = wire.plan.popleft() if wire.plan else Step.PASS
+            step = wire.plan.popleft() if wire.plan else wire.chance()
             if isinstance(step, Reply):
                 text = f"<Error><Code>{step.code}</Code><Message>{step.message}</Message></Error>".encode()
                 self.reply(step.status, {"Content-Type": "application/xml"}, text)
@@ -91,9 +122,11 @@ def _handler_for(wire: Wire) -> type[BaseHTTPRequestHandler]:
             if isinstance(step, Page):
                 self.reply(200, {"Content-Type": "text/html"}, step.text.encode())
                 return
-            if step in (Step.CLOSE, Step.STALL):
+            if step in (Step.CLOSE, Step.RESET, Step.STALL):
                 if step is Step.STALL:
-                    wire.released.wait()
+                    wire.released.wait(wire.stall_s)
+                if step is Step.RESET:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                 self.close_connection = True
                 return
             if step is Step.DAMAGE_REQUEST:
