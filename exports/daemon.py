@@ -10,20 +10,22 @@ import msgspec
 import trio
 
 from exports.audit_channel import AuditChannel
+from exports.probe import Answer
 from exports.server import Placed
-from exports.supervisor import Command, Supervisor
+from exports.supervisor import Command, KeptWaiting, Supervisor
 
 
 class Daemon:
-    """Loop thread only. `ready`, `arguments` and `heard` as in `Supervisor`; `ended` is called in a worker
-    thread each time that there is nothing more to serve."""
+    """Loop thread only. `probe`, `kept_waiting`, `arguments` and `heard` are the `Supervisor`'s; `ended` is
+    called in a worker thread each time that there is nothing more to serve."""
 
     def __init__(
         self,
         command: Command,
         audit: AuditChannel | None,
         *,
-        ready: Callable[[], Awaitable[bool]],
+        probe: Callable[[], Awaitable[Answer]],
+        kept_waiting: KeptWaiting,
         arguments: Callable[[], tuple[str, ...]] = tuple,
         heard: Callable[[str], None] = lambda line: None,
         ended: Callable[[], None] = lambda: None,
@@ -33,7 +35,8 @@ class Daemon:
             command = msgspec.structs.replace(command, environment=command.environment | audit.environment)
         self.supervisor = Supervisor(
             command,
-            ready=ready,
+            probe=probe,
+            kept_waiting=kept_waiting,
             arguments=arguments,
             heard=heard,
             descriptors=() if audit is None else (audit.descriptor,),

@@ -22,16 +22,18 @@ from pathlib import Path
 
 import trio
 
-from exports import ganesha, nfs_audit, nfs_probe
+from exports import ganesha, nfs_audit
 from exports.audit import AuditLog
 from exports.audit_channel import AuditChannel
 from exports.daemon import Daemon
 from exports.errors import InvalidExport, ToolFailed
 from exports.ganesha import Served
+from exports.nfs_probe import ask_nfs
+from exports.probe import Answer
 from exports.server import Offer, Placed
 from exports.settings import NfsSettings
 from exports.status import ServerStatus
-from exports.supervisor import READY_S
+from exports.supervisor import READY_S, KeptWaiting, never
 
 REREAD_S = 5.0
 """ganesha has read a changed configuration after this, or is started again."""
@@ -57,6 +59,7 @@ class NfsServer:
         mountpoint: Path,
         fsid: int,
         now_s: Callable[[], float],
+        kept_waiting: KeptWaiting = never,
         audit: AuditLog | None = None,
     ) -> None:
         self._settings = settings
@@ -65,7 +68,8 @@ class NfsServer:
         self._daemon = Daemon(
             ganesha.command(settings, directory, mountpoint=mountpoint, fsid=fsid),
             None if audit is None else AuditChannel(audit, "nfs", nfs_audit.operation),
-            ready=self._answers,
+            probe=self._ask,
+            kept_waiting=kept_waiting,
             arguments=self._next_epoch,
             heard=self._heard,
         )
@@ -219,8 +223,8 @@ class NfsServer:
         _replace(file, f"{epoch}\n")
         return ("-E", str(epoch))
 
-    async def _answers(self) -> bool:
-        return await nfs_probe.answers(self._settings.address, self._settings.port)
+    async def _ask(self) -> Answer:
+        return await ask_nfs(self._settings.address, self._settings.port)
 
 
 def _place(served: Served) -> tuple[str, str]:

@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import signal
-import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,12 +24,15 @@ from exports.audit import AuditLog
 from exports.audit_channel import AuditChannel, library
 from exports.daemon import Daemon
 from exports.errors import ExportError, ToolFailed
+from exports.interfaces import reachable
 from exports.model import User
+from exports.probe import Answer
 from exports.server import Offer, Placed, check_directory
 from exports.settings import SmbSettings
+from exports.smb_probe import ask_smb
 from exports.smbconf import Places, allowed, render, render_check, rules
 from exports.status import ServerStatus
-from exports.supervisor import Command
+from exports.supervisor import Command, KeptWaiting, never
 
 SMBD = "/usr/sbin/smbd"
 PRIVATE, PROGRAM = 0o600, 0o700
@@ -42,7 +44,14 @@ log = logging.getLogger(__name__)
 class SmbServer:
     """See `exports.server.Server`."""
 
-    def __init__(self, settings: SmbSettings, directory: Path, audit: AuditLog | None = None) -> None:
+    def __init__(
+        self,
+        settings: SmbSettings,
+        directory: Path,
+        *,
+        kept_waiting: KeptWaiting = never,
+        audit: AuditLog | None = None,
+    ) -> None:
         self._settings = settings
         self._audit = None if audit is None else AuditChannel(audit, "smb", smb_audit.operation)
         self._places = Places(directory)
@@ -61,7 +70,12 @@ class SmbServer:
             environment=self._with_audit(environment),
         )
         self._daemon = Daemon(
-            command, self._audit, ready=self._answers, heard=self._heard, ended=self._end_helpers
+            command,
+            self._audit,
+            probe=self._ask,
+            kept_waiting=kept_waiting,
+            heard=self._heard,
+            ended=self._end_helpers,
         )
         self._offer = Offer()
         self._served: tuple[Placed, ...] = ()
@@ -201,26 +215,9 @@ class SmbServer:
         for name in cut:
             self._tools.close_share(name)
 
-    async def _answers(self) -> bool:
-        """Whether somebody listens at the port; it is ours when smbd does not end."""
-        try:
-            stream = await trio.open_tcp_stream(self._address(), self._settings.port)
-        except OSError:
-            return False
-        await stream.aclose()
-        return True
-
-    def _address(self) -> str:
-        """One that it listens on."""
-        for place in self._settings.listen:
-            text = place.partition("/")[0]
-            for family in (socket.AF_INET, socket.AF_INET6):
-                try:
-                    socket.inet_pton(family, text)
-                except OSError:
-                    continue
-                return text
-        return "127.0.0.1"
+    async def _ask(self) -> Answer:
+        address = reachable(self._settings.listen)
+        return Answer.OTHER if address is None else await ask_smb(address, self._settings.port)
 
     def _end_helpers(self) -> None:
         """Blocking: end what smbd left, if the process of that number is still one of ours."""

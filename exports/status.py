@@ -18,6 +18,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     restarts: int = 0
     """Since the gateway began; those that were asked for are not counted."""
+    misses: int = 0
+    """How often in a row it gave no answer until now; after a few it is started again."""
     up_s: float | None = None
     """Since it was started; None when it does not run."""
     last_error: str | None = None

@@ -6,6 +6,11 @@ It gets an environment that is given to it whole (it would inherit keys and pass
 first process has ended, whatever is left of its process group is killed before the number of the group can be
 anybody else's; only then is it started again.
 
+A process may live and serve nobody. A daemon that can be asked is asked now and then; when it gives no answer
+`MISSES_MAX` times in a row it is ended and started again, which ends the sessions of its clients. So it is
+given much time, and what is not its own fault does not count: that we were too busy to hear the answer, or
+that the file system it serves, which is ours as well, kept it waiting.
+
 A daemon that ends is started again after a pause, which doubles each time up to `PAUSE_MAX_S` and is short
 again once it has run for `STEADY_S`. Everything is bounded: the wait for readiness, the orderly end, what is
 kept of its output.
@@ -24,6 +29,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from exports.probe import Answer
 from exports.status import Health, State
 
 PAUSE_FIRST_S = 0.25
@@ -34,6 +40,13 @@ STOP_S = 5.0
 PROBE_S = 0.1
 READY_S = 30.0
 """A daemon that does not answer after this is ended and started again."""
+READY_PROBE_S = 5.0
+"""While it gets ready, a question without an answer is asked again after this."""
+ALIVE_S = 20.0
+"""Between two questions later on, and the time for the answer."""
+MISSES_MAX = 3
+LATE_S = 1.0
+"""An event loop that wakes up later than this after its time has not looked in time."""
 LINES_KEPT = 20
 LINE_BYTES_MAX = 1000
 _REST_S = 1.0
@@ -61,11 +74,21 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel kills its first process when we die; for those that do not read their standard input."""
 
 
+KeptWaiting = Callable[[float], bool]
+"""Whether, within the last so many seconds, what a daemon serves made it wait."""
+
+
+def never(within_s: float) -> bool:
+    """What a daemon serves does not make it wait."""
+    return False
+
+
 class Supervisor:
     """One daemon. Loop thread only, which must be the main thread: the kernel takes the death of the thread
     that started a child for the death of the parent.
 
-    `ready` tells whether the daemon answers by now; without it, it is running as soon as it is started.
+    `probe` asks the daemon something, and may wait for the answer as long as it likes; without it, it is
+    running as soon as it is started. `kept_waiting` tells when it is not to blame for silence.
     `arguments` gives further arguments, others for each start; OSError keeps it from being started. `heard`
     gets each line that the daemon says, cut to `LINE_BYTES_MAX`. `descriptors` of ours are the
     daemon's as well.
@@ -75,13 +98,15 @@ class Supervisor:
         self,
         command: Command,
         *,
-        ready: Callable[[], Awaitable[bool]] | None = None,
+        probe: Callable[[], Awaitable[Answer]] | None = None,
+        kept_waiting: KeptWaiting = never,
         arguments: Callable[[], tuple[str, ...]] = tuple,
         heard: Callable[[str], None] = lambda line: None,
         descriptors: Sequence[int] = (),
     ) -> None:
         self._command = command
-        self._ready = ready
+        self._probe = probe
+        self._kept_waiting = kept_waiting
         self._arguments = arguments
         self._heard = heard
         self._descriptors = descriptors
@@ -93,7 +118,8 @@ class Supervisor:
         self._last_error: str | None = None
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._expected = False
-        self._slow = False
+        self._silent_s = 0.0
+        self._misses = 0
         self._gone = trio.Event()
         self._changed = trio.Event()
 
@@ -105,6 +131,7 @@ class Supervisor:
             state=self._state,
             pid=None if child is None else child.pid,
             restarts=self._restarts,
+            misses=self._misses,
             up_s=None if child is None else trio.current_time() - self._since,
             last_error=self._last_error,
         )
@@ -147,7 +174,8 @@ class Supervisor:
 
     async def _once(self) -> str | None:
         """One life of the daemon; how it ended, None when that was asked for."""
-        self._expected = self._slow = False
+        self._expected = False
+        self._silent_s, self._misses = 0.0, 0
         self._lines.clear()
         try:
             child = self._child = self._start()
@@ -159,7 +187,7 @@ class Supervisor:
         self._turn("starting")
         try:
             async with self._output(child), trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_readiness)
+                nursery.start_soon(self._watch)
                 await trio.lowlevel.wait_readable(self._handle)
                 nursery.cancel_scope.cancel()
         finally:
@@ -187,16 +215,41 @@ class Supervisor:
             bufsize=0,
         )
 
-    async def _watch_readiness(self) -> None:
-        if self._ready is not None:
-            with trio.move_on_after(READY_S) as time:
-                while not await self._ready():  # noqa: ASYNC110 (it is another process that gets ready)
-                    await trio.sleep(PROBE_S)
-            if time.cancelled_caught:
-                self._slow = True
-                await self._end()
-                return
-        self._turn("running")
+    async def _watch(self) -> None:
+        """Until it is ready, and whether it stays alive; one that is not is ended."""
+        if self._probe is None:
+            self._turn("running")
+            return
+        with trio.move_on_after(READY_S) as time:
+            while await self._asked(self._probe, READY_PROBE_S) is not Answer.RIGHT:  # noqa: ASYNC110
+                await trio.sleep(PROBE_S)
+        if time.cancelled_caught:
+            self._silent_s = READY_S
+        else:
+            self._turn("running")
+            await self._watch_life(self._probe)
+            self._silent_s = MISSES_MAX * ALIVE_S
+        await self._end()
+
+    async def _watch_life(self, probe: Callable[[], Awaitable[Answer]]) -> None:
+        """Returns when it did not answer `MISSES_MAX` times in a row."""
+        while True:
+            begun = trio.current_time()
+            answer = await self._asked(probe, ALIVE_S)
+            took_s = trio.current_time() - begun
+            if answer is not Answer.NONE or took_s > ALIVE_S + LATE_S or self._kept_waiting(took_s):
+                self._misses = 0
+            else:
+                self._misses += 1
+                log.warning("%s did not answer, %d of %d", self._command.name, self._misses, MISSES_MAX)
+                if self._misses >= MISSES_MAX:
+                    return
+            await trio.sleep_until(begun + ALIVE_S)
+
+    async def _asked(self, probe: Callable[[], Awaitable[Answer]], timeout_s: float) -> Answer:
+        with trio.move_on_after(timeout_s):
+            return await probe()
+        return Answer.NONE
 
     async def _end(self) -> None:
         """SIGTERM, time to follow it, SIGKILL; returns when the child is gone."""
@@ -264,8 +317,8 @@ class Supervisor:
             log.info("%s: %s", self._command.name, text)
 
     def _ending(self, code: int) -> str:
-        if self._slow:
-            return f"did not answer within {READY_S:g} s"
+        if self._silent_s:
+            return f"did not answer for {self._silent_s:g} s"
         if code < 0:
             with suppress(ValueError):
                 return f"was ended by {signal.Signals(-code).name}"

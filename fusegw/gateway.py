@@ -33,6 +33,7 @@ from fusegw.errors import Unavailable, telling
 from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
+from fusegw.fuse.owed import Owed
 from fusegw.members import Members
 from fusegw.mounting import Mount
 from fusegw.serving import Host, served_volume
@@ -66,9 +67,9 @@ def run(settings: GatewaySettings, *, on_ready: Ready, disk: Disk | None = None)
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> None:
-    notices, entropy, clock = Notices(), SystemEntropy(), SystemClock()
+    notices, entropy, clock, owed = Notices(), SystemEntropy(), SystemClock(), Owed()
     sharing = Sharing(
-        _servers(settings, clock),
+        _servers(settings, clock, owed),
         settings.mountpoint,
         wanted=settings.shares,
         entropy=entropy,
@@ -84,17 +85,18 @@ async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sharing.run)
         if settings.unified:
-            failure = await _serve_together(settings, mount, _together(host, settings), ready)
+            forest = Forest(notices, clock=clock, owed=owed)
+            failure = await _serve_together(settings, mount, forest, _together(host, settings), ready)
         else:
             (volume,) = settings.volumes
-            async with served_volume(volume, host, Operations) as operations:
+            async with served_volume(volume, host, partial(Operations, owed=owed)) as operations:
                 failure = await mount.serve(operations, ready)
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
-def _servers(settings: GatewaySettings, clock: Clock) -> list[Server]:
+def _servers(settings: GatewaySettings, clock: Clock, owed: Owed) -> list[Server]:
     """One for each protocol that shares may be offered over."""
 
     def now_s() -> float:
@@ -108,9 +110,13 @@ def _servers(settings: GatewaySettings, clock: Clock) -> list[Server]:
         mountpoint=settings.mountpoint,
         fsid=_fsid(settings),
         now_s=now_s,
+        kept_waiting=owed.kept_waiting,
         audit=audit,
     )
-    return [SmbServer(settings.servers.smb, settings.servers_dir / "smb", audit), nfs]
+    smb = SmbServer(
+        settings.servers.smb, settings.servers_dir / "smb", kept_waiting=owed.kept_waiting, audit=audit
+    )
+    return [smb, nfs]
 
 
 def _fsid(settings: GatewaySettings) -> int:
@@ -140,10 +146,9 @@ def _together(host: Host, settings: GatewaySettings) -> Host:
 
 
 async def _serve_together(
-    settings: GatewaySettings, mount: Mount, host: Host, on_ready: Ready
+    settings: GatewaySettings, mount: Mount, forest: Forest, host: Host, on_ready: Ready
 ) -> Exception | None:
     """Serve the volumes that can be opened, one at least; returns what broke a mount that had been ready."""
-    forest = Forest(host.notices, clock=host.clock)
 
     @asynccontextmanager
     async def show(volume: VolumeSettings) -> AsyncIterator[None]:

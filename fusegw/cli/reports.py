@@ -214,6 +214,8 @@ def _server(server: ServerStatus) -> str:
     health = server.health
     where = f"{', '.join(server.listen)} port {server.port}"
     text = f"{health.state}, {len(server.shares):,} at {where}"
+    if health.misses:
+        text += f"; has not answered {health.misses} times in a row"
     if health.restarts:
         text += f"; started again {health.restarts:,} times, at last because {health.last_error}"
     return text

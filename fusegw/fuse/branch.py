@@ -11,6 +11,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
 from fusegw.fuse.nodes import VOLUME_SHIFT
 from fusegw.fuse.operations import VALID_S, Operations
+from fusegw.fuse.owed import Owed
 from fusegw.fuse.replies import instant
 from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.volume import Volume
@@ -25,10 +26,11 @@ class Branch(Operations):
         *,
         name: bytes,
         volume_number: int,
+        owed: Owed,
         root: Callable[[], EntryAttributes],
         valid_s: float = VALID_S,
     ) -> None:
-        super().__init__(volume, volume_number=volume_number, alone=False, valid_s=valid_s)
+        super().__init__(volume, volume_number=volume_number, owed=owed, alone=False, valid_s=valid_s)
         self.name = name
         self.number = volume_number
         self._root = root

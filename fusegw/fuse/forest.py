@@ -22,6 +22,7 @@ from fusegw.fuse.branch import Branch
 from fusegw.fuse.invalidation import Notices, Stale
 from fusegw.fuse.nodes import ROOT_NODE, VOLUME_SHIFT, WITHIN_VOLUME
 from fusegw.fuse.operations import VALID_S, Operations
+from fusegw.fuse.owed import Owed
 from fusegw.fuse.root import Refusing, Root
 from fusegw.vfs.volume import Volume
 
@@ -39,9 +40,10 @@ class Forest(pyfuse3.Operations):
     enable_acl = Operations.enable_acl
     enable_writeback_cache = Operations.enable_writeback_cache
 
-    def __init__(self, notices: Notices, *, clock: Clock, valid_s: float = VALID_S) -> None:
+    def __init__(self, notices: Notices, *, clock: Clock, owed: Owed, valid_s: float = VALID_S) -> None:
         super().__init__()
         self._notices = notices
+        self._owed = owed
         self._valid_s = valid_s
         self._branches: dict[int, Branch] = {}
         self._root = Root(self._branches, clock=clock, valid_s=valid_s)
@@ -55,6 +57,7 @@ class Forest(pyfuse3.Operations):
             volume,
             name=name.encode(),
             volume_number=volume_number,
+            owed=self._owed,
             root=self._root.entry,
             valid_s=self._valid_s,
         )

@@ -23,6 +23,7 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 
 from fusegw.fuse.invalidation import Stale
 from fusegw.fuse.nodes import NodeIds
+from fusegw.fuse.owed import Owed
 from fusegw.fuse.replies import absent, entry_of, instant, waiting
 from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import ROOT_INODE, Inode
@@ -50,10 +51,17 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
 
     def __init__(
-        self, volume: Volume, *, volume_number: int, alone: bool = True, valid_s: float = VALID_S
+        self,
+        volume: Volume,
+        *,
+        volume_number: int,
+        owed: Owed,
+        alone: bool = True,
+        valid_s: float = VALID_S,
     ) -> None:
-        """`alone`: the volume's root is the root of the mount."""
+        """`alone`: the volume's root is the root of the mount. `owed` is the mount's."""
         super().__init__()
+        self.owed = owed
         self._volume = volume
         self._nodes = NodeIds(volume_number, alone=alone)
         self._inode_of = self._nodes.inode_of

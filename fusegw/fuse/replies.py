@@ -8,11 +8,12 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from errno import EIO
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from pyfuse3 import EntryAttributes, FUSEError
 
 from fusegw.errors import FusegwError
+from fusegw.fuse.owed import Owed
 from fusegw.meta.schema import Inode
 
 BLOCK_BYTES = 512
@@ -24,6 +25,13 @@ cost more than bytes."""
 log = logging.getLogger(__name__)
 _Arguments = ParamSpec("_Arguments")
 _Reply = TypeVar("_Reply")
+
+
+class _Waiting(Protocol):
+    owed: Owed
+
+
+_Handlers = TypeVar("_Handlers", bound=_Waiting)
 
 
 def entry_of(inode: Inode, node: int, valid_s: float) -> EntryAttributes:
@@ -71,17 +79,20 @@ def instant(handler: Callable[_Arguments, _Reply]) -> Callable[_Arguments, Corou
 
 
 def waiting(
-    handler: Callable[_Arguments, Awaitable[_Reply]],
-) -> Callable[_Arguments, Coroutine[Any, Any, _Reply]]:
+    handler: Callable[Concatenate[_Handlers, _Arguments], Awaitable[_Reply]],
+) -> Callable[Concatenate[_Handlers, _Arguments], Coroutine[Any, Any, _Reply]]:
     """A request whose handler may wait for data, for room or for a commit."""
     name = handler.__name__
 
     @functools.wraps(handler)
-    async def request(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Reply:
+    async def request(self: _Handlers, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Reply:
+        number = self.owed.begin()
         try:
-            return await handler(*arguments, **named)
+            return await handler(self, *arguments, **named)
         except Exception as error:
             raise _refusal(name, error) from None
+        finally:
+            self.owed.end(number)
 
     return request
 

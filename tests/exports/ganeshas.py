@@ -12,6 +12,7 @@ from exports.model import Share
 from exports.nfs import NfsServer
 from exports.server import Offer, Placed
 from exports.settings import NfsSettings
+from exports.supervisor import KeptWaiting, never
 
 FSID = 0x0102030405060708
 RUNNING_S = 20.0
@@ -41,9 +42,13 @@ def offer(*shares: Placed) -> Offer:
 
 
 def server(
-    state: Path, mountpoint: Path, chosen: NfsSettings, now_s: Callable[[], float] = lambda: 1e9
+    state: Path,
+    mountpoint: Path,
+    chosen: NfsSettings,
+    now_s: Callable[[], float] = lambda: 1e9,
+    kept_waiting: KeptWaiting = never,
 ) -> NfsServer:
-    return NfsServer(chosen, state, mountpoint=mountpoint, fsid=FSID, now_s=now_s)
+    return NfsServer(chosen, state, mountpoint=mountpoint, fsid=FSID, now_s=now_s, kept_waiting=kept_waiting)
 
 
 @asynccontextmanager

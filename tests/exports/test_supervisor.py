@@ -4,14 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 import exports.supervisor
+from exports.probe import Answer
 from exports.supervisor import Command, Supervisor
 
 SLEEPER = ("/bin/sh", "-c", "echo started; exec sleep 1000")
@@ -19,12 +22,37 @@ SLEEPER = ("/bin/sh", "-c", "echo started; exec sleep 1000")
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("PAUSE_FIRST_S", 0.01), ("STOP_S", 0.3), ("READY_S", 0.3), ("PROBE_S", 0.01)):
+    for name, value in (
+        ("PAUSE_FIRST_S", 0.01),
+        ("STOP_S", 0.3),
+        ("READY_S", 0.3),
+        ("PROBE_S", 0.01),
+        ("ALIVE_S", 0.02),
+    ):
         monkeypatch.setattr(exports.supervisor, name, value)
 
 
 def supervisor(tmp_path: Path, *argv: str, **options: object) -> Supervisor:
     return Supervisor(Command(name="sleeper", argv=argv or SLEEPER, directory=tmp_path, **options))  # type: ignore[arg-type]
+
+
+class Probe:
+    """Answers one after the other, the last one for ever; None: nothing comes."""
+
+    def __init__(self, *answers: Answer | None) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    async def __call__(self) -> Answer:
+        self.asked += 1
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if answer is None:
+            await trio.sleep_forever()
+        return answer
+
+
+def asked(tmp_path: Path, probe: Callable[[], Awaitable[Answer]], **more: Any) -> Supervisor:
+    return Supervisor(Command(name="sleeper", argv=SLEEPER, directory=tmp_path), probe=probe, **more)
 
 
 def is_gone(pid: int) -> bool:
@@ -120,13 +148,68 @@ async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path, nursery: trio.
 
 
 async def test_one_that_never_answers_is_started_again(tmp_path: Path, nursery: trio.Nursery) -> None:
-    async def ready() -> bool:
-        return False
-
-    daemon = Supervisor(Command(name="mute", argv=SLEEPER, directory=tmp_path), ready=ready)
+    daemon = asked(tmp_path, Probe(Answer.OTHER))
     nursery.start_soon(daemon.run)
     await until(lambda: daemon.health.restarts >= 1)
-    assert "mute did not answer" in (daemon.health.last_error or "")
+    assert "sleeper did not answer" in (daemon.health.last_error or "")
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("silence", [Answer.NONE, None], ids=["refused", "nothing"])
+async def test_one_that_stops_answering_is_started_again(
+    tmp_path: Path, nursery: trio.Nursery, silence: Answer | None
+) -> None:
+    probe = Probe(Answer.RIGHT, silence, silence, Answer.RIGHT, silence)
+    daemon = asked(tmp_path, probe)
+    nursery.start_soon(daemon.run)
+    await until(lambda: daemon.health.misses == 2)
+    assert daemon.health.restarts == 0
+    await until(lambda: daemon.health.restarts == 1)
+    assert probe.asked >= 1 + 2 + 1 + 3, "two in a row are none too many, and a good answer forgives them"
+    assert daemon.health.last_error == "sleeper did not answer for 0.06 s: started"
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_at_work_is_left_alone(tmp_path: Path, nursery: trio.Nursery) -> None:
+    probe = Probe(Answer.RIGHT, Answer.OTHER)
+    daemon = asked(tmp_path, probe)
+    nursery.start_soon(daemon.run)
+    await until(lambda: probe.asked > 10)
+    assert (daemon.health.misses, daemon.health.restarts) == (0, 0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_silence_that_is_not_its_fault_does_not_count(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Because what it serves made it wait; the control: as soon as that is over, it counts."""
+    probe = Probe(Answer.RIGHT, None)
+    waits = True
+    daemon = asked(tmp_path, probe, kept_waiting=lambda within_s: waits and within_s > 0)
+    nursery.start_soon(daemon.run)
+    await until(lambda: probe.asked > 10)
+    assert (daemon.health.misses, daemon.health.restarts) == (0, 0)
+    waits = False
+    await until(lambda: daemon.health.restarts == 1)
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_we_were_too_busy_to_hear_does_not_count(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports.supervisor, "LATE_S", 0.1)
+    probe = Probe(Answer.RIGHT, None)
+    busy_s = 0.2
+
+    async def busy() -> Answer:
+        if probe.asked:
+            time.sleep(busy_s)  # nothing else runs meanwhile
+        return await probe()
+
+    daemon = asked(tmp_path, busy)
+    nursery.start_soon(daemon.run)
+    await until(lambda: probe.asked > 6)
+    assert (daemon.health.misses, daemon.health.restarts) == (0, 0)
+    busy_s = 0.0
+    await until(lambda: daemon.health.restarts == 1)  # the control
     nursery.cancel_scope.cancel()
 
 
@@ -151,6 +234,7 @@ async def test_the_environment_is_given_whole(
 PARENT = """
 import sys, trio
 from pathlib import Path
+from exports.probe import Answer
 from exports.supervisor import Command, Supervisor
 
 async def main():

@@ -18,6 +18,7 @@ from fusegw.fuse.branch import Branch
 from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.nodes import ROOT_NODE, VOLUME_SHIFT
+from fusegw.fuse.owed import Owed
 from fusegw.store.memory import MemoryStore
 from tests.faults.support import source, volume
 
@@ -37,7 +38,7 @@ class World:
 @asynccontextmanager
 async def planted(base: Path) -> AsyncIterator[World]:
     notices = Notices()
-    forest = Forest(notices, clock=SystemClock())
+    forest = Forest(notices, clock=SystemClock(), owed=Owed())
     for name in ("a", "b"):
         (base / name).mkdir(parents=True)
     async with (

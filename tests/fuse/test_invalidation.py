@@ -12,6 +12,7 @@ import trio
 from fusegw.errors import FusegwError
 from fusegw.fuse.invalidation import Notices, Stale
 from fusegw.fuse.operations import Operations
+from fusegw.fuse.owed import Owed
 from fusegw.meta.rebuild import Changed
 
 PRESENT = 7 << 56
@@ -48,7 +49,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 def test_only_what_the_kernel_holds_is_stale() -> None:
     volume: Any = SimpleNamespace(is_known={5, 6}.__contains__)
-    served = Operations(volume, volume_number=7)
+    served = Operations(volume, volume_number=7, owed=Owed())
     changed = Changed()
     changed.inodes, changed.contents = {1, 5, 6, 9}, {6, 8}
     changed.entries = {(1, b"a"), (5, b"b"), (9, b"c")}

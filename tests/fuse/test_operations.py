@@ -10,6 +10,7 @@ import pytest
 from pyfuse3 import FUSEError
 
 from fusegw.fuse.operations import Operations
+from fusegw.fuse.owed import Owed
 from fusegw.meta.schema import Inode
 from fusegw.vfs.caller import Caller
 
@@ -41,7 +42,7 @@ class Volume:
 
 def operations(volume: Volume) -> Operations:
     stand_in: Any = volume
-    return Operations(stand_in, volume_number=7)
+    return Operations(stand_in, volume_number=7, owed=Owed())
 
 
 def request(pid: int) -> Any:
@@ -92,7 +93,7 @@ async def test_further_groups_of_callers_here_and_gone() -> None:
 
 async def test_read_only_handlers_refuse_by_themselves() -> None:
     stand_in: Any = Volume()
-    served = Operations(stand_in, volume_number=7)
+    served = Operations(stand_in, volume_number=7, owed=Owed())
     served.refuse_changes("just so")
     ctx = request(1)
     refused = [
