@@ -224,7 +224,9 @@ class Nfs3:
 
 
 class Nfs4:
-    """NFS 4.`minor` as `uid`, without opens or locks."""
+    """NFS 4.`minor` as `uid`, without opens or locks. `client` is what the server calls it, from 4.1 on."""
+
+    client = 0
 
     def __init__(
         self, port: int, minor: int = 0, *, uid: int = 0, gid: int = 0, source: str = "127.0.0.1"
@@ -241,6 +243,10 @@ class Nfs4:
 
     def __exit__(self, *exception: object) -> None:
         self._nfs.close()
+
+    def owner(self) -> bytes:
+        """Verifier of this life, and a name: another one each time."""
+        return bytes(8) + opaque(b"wire %d" % id(self))
 
     def walk(self, path: str) -> bytes:
         """The handle of an absolute path in the server's name space."""
@@ -301,12 +307,11 @@ class Nfs4:
             raise NfsError(status)
 
     def _begin_session(self) -> None:
-        owner = bytes(8) + opaque(b"wire %d" % id(self))
-        reply = self._raw(u32(42) + owner + u32(0, 0, 0))  # EXCHANGE_ID, no state protection
+        reply = self._raw(u32(42) + self.owner() + u32(0, 0, 0))  # EXCHANGE_ID, no state protection
         self._expect(reply)
-        client, sequence = reply.u64(), reply.u32()
+        self.client, sequence = reply.u64(), reply.u32()
         channel = u32(0, 1 << 20, 1 << 20, 4096, 16, 8, 0)
-        create = u32(43) + u64(client) + u32(sequence, 0) + channel + channel + u32(0x40000000, 1, 0)
+        create = u32(43) + u64(self.client) + u32(sequence, 0) + channel + channel + u32(0x40000000, 1, 0)
         reply = self._raw(create)  # CREATE_SESSION with AUTH_NONE callbacks
         self._expect(reply)
         self._session = reply.take(16)
