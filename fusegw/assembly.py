@@ -1,9 +1,9 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
-Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, scrub, shippers of packs and log,
-collector, committer. A volume for reading has none, a standby only the one that follows the log: nothing is
-ever pending there, so that a promotion may put new parts, built for the new epoch, in the place of the old
-ones, over the same index and cache.
+Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, retagger, scrub, shippers of
+packs and log, collector, committer. A volume for reading has none, a standby only the one that follows the
+log: nothing is ever pending there, so that a promotion may put new parts, built for the new epoch, in the
+place of the old ones, over the same index and cache.
 
 Orderly end of a writer: no new requests → data in memory into packs → packs closed → last commit → uploads,
 for a bounded time → tasks cancelled → files closed. When the body raises, the volume is closed as it stands,
@@ -53,12 +53,15 @@ from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.mending import Mender
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.pressure import Pressure
+from fusegw.vfs.quotas import Quotas
 from fusegw.vfs.reading import Reading
 from fusegw.vfs.reaper import Reaper
 from fusegw.vfs.recut import Recutter
+from fusegw.vfs.retag import Retagger
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.volume import Volume
+from fusegw.vfs.whereabouts import Whereabouts
 from fusegw.vfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,9 @@ class Runtime(msgspec.Struct):
     collector: Collector
     health: Health
     usage: Usage
+    quotas: Quotas
+    retagger: Retagger
+    whereabouts: Whereabouts
     chunks: Chunks
     writer: PackWriter
     tasks: trio.Nursery
@@ -176,7 +182,6 @@ def _follower(runtime: Runtime) -> Follower:
 
     def reload() -> None:
         runtime.volume.namespace.reload()
-        runtime.usage.reload()
         runtime.chunks.reload()
         runtime.volume.snapshots.reload()
 
@@ -266,8 +271,8 @@ def _build(
         ingest_progress=lambda: (pipeline.submitted, pipeline.merged_number),
         freed=pressure.freed,
     )
-    inodes = Inodes(metadata)
     usage = Usage(metadata)
+    inodes = Inodes(metadata, usage)
     reader = PackReader(cache, source.store, keys, chunk_id_of=pipeline.chunk_id, peek=writer.peek)
     reading = Reading(
         metadata,
@@ -329,6 +334,7 @@ def _build(
     )
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     reaper = Reaper(metadata, inodes, chunks, usage, files, committer)
+    retagger = Retagger(metadata, inodes, committer)
     volume = Volume(
         metadata,
         committer,
@@ -360,6 +366,9 @@ def _build(
         _collector(source, metadata, chunks, committer, pipeline, pressure, cache, log_shipper, mender),
         health,
         usage,
+        Quotas(metadata, inodes, changed=retagger.look),
+        retagger,
+        Whereabouts(metadata),
         chunks,
         writer,
         nursery,
@@ -411,6 +420,7 @@ def _start(runtime: Runtime) -> None:
         tasks.start_soon(task)
     tasks.start_soon(volume.snapshots.run)
     tasks.start_soon(runtime.recutter.run)
+    tasks.start_soon(runtime.retagger.run)
     tasks.start_soon(runtime.scrub.run)
     tasks.start_soon(_ship, runtime)
 

@@ -20,6 +20,9 @@ from fusegw.control.protocol import (
     MendItem,
     MendReply,
     PromoteReply,
+    QuotasReply,
+    QuotaStatus,
+    QuotaWish,
     ScrubStatus,
     ShareChange,
     SharesReply,
@@ -32,6 +35,7 @@ from fusegw.control.protocol import (
 from fusegw.errors import Fenced, Invalid, NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
+from fusegw.quotas import change_quota, quota_list, quotas_near
 from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
 from fusegw.store.base import DELETE_BATCH_MAX
@@ -96,7 +100,7 @@ class Service:
             upload_rate_bytes_s=upload_rate,
             eta_s=backlog / upload_rate if upload_rate else None,
             store_health=self._health(),
-            files=runtime.volume.namespace.files,
+            files=runtime.usage.files,
             open_files=runtime.volume.files.open_count,
             logical_bytes=runtime.usage.nbytes,
             stored_bytes=runtime.chunks.stored_bytes,
@@ -120,6 +124,7 @@ class Service:
             gc_error=collection.error,
             servers=self._sharing.status(),
             share_problems=self._sharing.problems(settings.volume),
+            quotas_near=await quotas_near(runtime.quotas, runtime.whereabouts),
         )
 
     async def file_status(self, inode: int) -> FileStatusReply:
@@ -197,12 +202,7 @@ class Service:
     async def mend(self, chunks: Sequence[MendItem], *, repair: bool) -> MendReply:
         """See `Mender`; Invalid when this gateway does not write the volume, Fenced when not any more."""
         runtime = self._runtime
-        if runtime.source.read_only:
-            raise Invalid(
-                f"volume {self._settings.volume!r} is mounted read-only: nothing can be mended here"
-            )
-        if runtime.log.fenced is not None:
-            raise Fenced(str(runtime.log.fenced))
+        self._refuse_to_write("nothing can be mended here")
         suspects = [Suspect(one.number, one.pack, one.good) for one in chunks]
         mended = await runtime.mender.mend(suspects, repair=repair)
         return MendReply(whole=tuple(mended.whole), marked=mended.marked)
@@ -232,10 +232,29 @@ class Service:
         """See `Sharing.change`."""
         return await self._sharing.change(self._settings.volume, change)
 
+    async def quotas(self) -> QuotasReply:
+        """See `QuotasReply`."""
+        return await quota_list(self._runtime.quotas, self._runtime.whereabouts)
+
+    async def change_quota(self, wish: QuotaWish) -> QuotaStatus:
+        """See `fusegw.quotas.change_quota`; Invalid when this gateway does not write the volume, Fenced when
+        not any more."""
+        runtime = self._runtime
+        self._refuse_to_write("its quotas are changed at its writer")
+        changed = await change_quota(runtime.quotas, runtime.whereabouts, wish)
+        await runtime.committer.commit()
+        return changed
+
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""
         await self._unmount()
         return ShutdownReply(pid=os.getpid())
+
+    def _refuse_to_write(self, what: str) -> None:
+        if self._runtime.source.read_only:
+            raise Invalid(f"volume {self._settings.volume!r} is mounted read-only: {what}")
+        if self._runtime.log.fenced is not None:
+            raise Fenced(str(self._runtime.log.fenced))
 
     def _backlog(self) -> int:
         """What the cache must keep. It learns of records in an open pack when they are synced, the index

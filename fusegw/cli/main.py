@@ -38,6 +38,7 @@ COMMANDS = {
     "drill": "drill:drill",
     "salvage": "salvage:salvage_command",
     "export": "export:export",
+    "quota": "quota:quota",
     "gc": "gc:gc_command",
     "cache": "cache:cache",
     "key": "key:key",

@@ -10,6 +10,7 @@ import msgspec
 from exports.status import ServerStatus
 from fusegw.cli import output
 from fusegw.cli.places import Place, place_argument, place_of
+from fusegw.cli.quota_texts import quota_use
 from fusegw.cli.session import Session, Site, common_options, json_option
 from fusegw.control.protocol import ScrubStatus, StatusReply, StoreHealth, SyncProgress
 from fusegw.daemon.lock import present_holder
@@ -194,6 +195,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "log", f"segment {reply.log_seq:,}"
     if reply.checkpoint_seq is not None:
         yield "checkpoint", f"segment {reply.checkpoint_seq:,}, {output.duration(reply.checkpoint_age_s)} old"
+    for quota in reply.quotas_near:
+        yield "nearly full", f"quota of {quota.path or f'inode {quota.inode}'}: {quota_use(quota)}"
     if reply.scrub is not None:
         yield "scrub", _scrub(reply.scrub)
         for problem in reply.scrub.problems:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 from exports.model import Share, User
 from fusegw.cli import output
+from fusegw.cli.offline import offline_index
 from fusegw.cli.session import Site
 from fusegw.control.protocol import ShareChange, SharesReply
-from fusegw.daemon.lock import volume_lock
 from fusegw.errors import Exists, Invalid, NotFound
 from fusegw.shares import VolumeShares
 
@@ -89,21 +89,6 @@ def tell(what: str, volume: str, *, applied: bool) -> None:
 
 @contextmanager
 def _offline(site: Site, volume: str, *, writing: bool = False) -> Iterator[VolumeShares]:
-    """What the index on this host says; with `writing`, what the block merges is kept. Busy, NotFound."""
-    from fusegw.meta.metadata import Metadata
-
-    paths, entry = site.paths(volume), site.registry.get(volume)
-    if not (paths.meta_dir / "data.mdb").exists():
-        raise NotFound(f"volume {volume!r} has no index on this host yet: mount it first")
-    if writing and entry.fixed_at is not None:
-        raise Invalid(f"volume {volume!r} is an older state, which stays as it is")
-    with volume_lock(paths):
-        limit = site.volume_config(volume).metadata_limit_bytes
-        metadata = Metadata(paths.meta_dir, size_max_bytes=limit)
-        try:
-            yield VolumeShares(metadata, volume=volume, number=entry.number)
-            if writing and metadata.freeze():
-                metadata.save()
-                metadata.saved()
-        finally:
-            metadata.close()
+    """What the index on this host says. As `offline_index`."""
+    with offline_index(site, volume, writing=writing) as metadata:
+        yield VolumeShares(metadata, volume=volume, number=site.registry.get(volume).number)

@@ -22,6 +22,9 @@ from fusegw.control.protocol import (
     MendReply,
     Progress,
     PromoteReply,
+    QuotasReply,
+    QuotaStatus,
+    QuotaWish,
     Request,
     ShareChange,
     SharesReply,
@@ -116,6 +119,13 @@ class ControlClient:
     def change_shares(self, change: ShareChange) -> SharesReply:
         """What is there afterwards; durable, and applied to what runs."""
         return self._ask(Request(method="change_shares", change=change), SharesReply)
+
+    def quotas(self) -> QuotasReply:
+        return self._ask(Request(method="quotas"), QuotasReply)
+
+    def change_quota(self, wish: QuotaWish) -> QuotaStatus:
+        """The quota as it is then, or was before it was removed; durable."""
+        return self._ask(Request(method="change_quota", quota=wish), QuotaStatus)
 
     def shutdown(self) -> ShutdownReply:
         return self._ask(Request(method="shutdown"), ShutdownReply)

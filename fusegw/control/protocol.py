@@ -31,6 +31,8 @@ Method = Literal[
     "collect",
     "shares",
     "change_shares",
+    "quotas",
+    "change_quota",
     "shutdown",
 ]
 _Reply = TypeVar("_Reply")
@@ -86,9 +88,23 @@ class CollectWish(msgspec.Struct, frozen=True, kw_only=True):
     """Look for objects that no metadata knows, whether it is time for that or not."""
 
 
+class QuotaWish(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory, by its path from the volume's root or by its inode, and what its quota is to be."""
+
+    path: str = ""
+    """As "/a/b"; "/" is the volume as a whole. Empty: the inode counts."""
+    inode: int = 0
+    bytes_max: int | None = None
+    """None: as it was; 0: no limit."""
+    files_max: int | None = None
+    remove: bool = False
+    """Take the quota away."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
-    `change_shares` alone, `chunks` and `repair` by `mend` alone, `collect` by the method of that name."""
+    `change_shares` alone, `quota` by `change_quota` alone, `chunks` and `repair` by `mend` alone, `collect`
+    by the method of that name."""
 
     method: Method
     wait: bool = False
@@ -97,6 +113,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: tuple[MendItem, ...] = ()
     repair: bool = False
     collect: CollectWish = CollectWish()
+    quota: QuotaWish = QuotaWish()
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +145,31 @@ class ScrubStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The newest ones."""
     last_error: str | None = None
     """Why it does not get on at present."""
+
+
+class QuotaStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A quota, and what counts for it."""
+
+    path: str | None
+    """Of its directory, from the volume's root on; "/" is the volume. None: in no tree at present."""
+    inode: int
+    """Of its directory."""
+    state: Literal["active", "counting", "removing"]
+    """counting: the files that were there before are still being counted, nothing is refused; removing:
+    nothing is refused any more."""
+    bytes_max: int | None
+    """None: no limit."""
+    bytes_used: int
+    """Data of files without holes, before deduplication and compression."""
+    files_max: int | None
+    files_used: int
+    """Files and directories of every kind, the quota's own directory among them."""
+
+
+class QuotasReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The quotas of a volume, the volume's own first."""
+
+    quotas: tuple[QuotaStatus, ...]
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +235,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """Of the gateway's shares, by protocol; those that offer nothing are left out."""
     share_problems: tuple[str, ...] = ()
     """Shares and users of the volume that are not served, and why."""
+    quotas_near: tuple[QuotaStatus, ...] = ()
+    """Quotas of which 90 % are used, or more."""
 
 
 class FileStatusReply(msgspec.Struct, frozen=True, kw_only=True):

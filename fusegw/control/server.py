@@ -28,6 +28,9 @@ from fusegw.control.protocol import (
     MendItem,
     MendReply,
     PromoteReply,
+    QuotasReply,
+    QuotaStatus,
+    QuotaWish,
     Request,
     ShareChange,
     SharesReply,
@@ -89,6 +92,12 @@ class Handler(Protocol):
 
     async def change_shares(self, change: ShareChange) -> SharesReply:
         """Make the change durable and apply it."""
+        ...
+
+    async def quotas(self) -> QuotasReply: ...
+
+    async def change_quota(self, wish: QuotaWish) -> QuotaStatus:
+        """Make it durable; how the quota is then, or was before it was removed."""
         ...
 
     async def shutdown(self) -> ShutdownReply:
@@ -240,6 +249,10 @@ class _Server:
             if request.change is None:
                 raise Invalid("change_shares needs a change")
             return await self._handler.change_shares(request.change)
+        if request.method == "quotas":
+            return await self._handler.quotas()
+        if request.method == "change_quota":
+            return await self._handler.change_quota(request.quota)
         return await self._handler.shutdown()
 
     async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:

@@ -28,8 +28,8 @@ class Inode(msgspec.Struct, frozen=True, gc=False):
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
-    flags: int = 0
-    """Bits for per-tree policy; none is given out yet."""
+    quota: int = 0
+    """Number of the innermost quota it counts for (`fusegw.meta.quota`)."""
     rdev: int = 0
     """Device number of device nodes."""
     parent: int = 0
@@ -57,7 +57,7 @@ def encode_inode(inode: Inode) -> bytes:
         inode.nlink,
         inode.uid,
         inode.gid,
-        inode.flags,
+        inode.quota,
         inode.size,
         inode.allocated,
         inode.atime_ns,
@@ -76,7 +76,7 @@ def encode_inode(inode: Inode) -> bytes:
 
 def decode_inode(ino: int, row: bytes) -> Inode:
     """The inode with this number in `encode_inode`'s bytes."""
-    (_, generation, mode, nlink, uid, gid, flags, size, allocated, atime, mtime, ctime) = _INODE.unpack_from(
+    (_, generation, mode, nlink, uid, gid, quota, size, allocated, atime, mtime, ctime) = _INODE.unpack_from(
         row
     )
     kind = stat.S_IFMT(mode)
@@ -89,5 +89,5 @@ def decode_inode(ino: int, row: bytes) -> Inode:
         rdev = _U64.unpack_from(row, _INODE.size)[0]
     return Inode(
         ino, generation, mode, nlink, uid, gid, size, allocated, atime, mtime, ctime,
-        flags, rdev, parent, next_cookie, entries, target,
+        quota, rdev, parent, next_cookie, entries, target,
     )  # fmt: skip

@@ -20,6 +20,8 @@ place.
 | snapshot   | sequence                | `Snapshot`                                     |
 | history    | table code, key, 0,     | what the row was when that snapshot was made;  |
 |            | snapshot's sequence     | empty: there was none (`fusegw.meta.history`)  |
+| quota      | quota number            | `Quota`: what a directory tree may use         |
+| quota_used | quota number            | `Used`: what it uses                           |
 | pack_local | pack number             | `PackLocal`                                    |
 | local      | name                    | `LOCAL_*`                                      |
 | log_tail   | commit number           | `Commit`: what the log does not have yet       |
@@ -35,7 +37,8 @@ lie in it; every dirent has its position row and the other way round; a director
 dirents and `nlink` is 2 plus its subdirectories; cookies 0–2 are never given out and a cookie never comes
 back in the same directory; a chunk in `damaged` has its row and is not in the dedup index, so that the next
 write of the same data stores it anew, and then under this same number; a condemned pack has its row, is in
-the store (or was) and no chunk lies in it, ever again.
+the store (or was) and no chunk lies in it, ever again; `Used` is the sum over all inodes whose `Inode.quota`
+is this quota or one below it, and a number in `Inode.quota` that has no row counts for the volume alone.
 
 Chunk and pack numbers carry the epoch that made them (`numbered`), so no number is ever used twice.
 """
@@ -58,6 +61,9 @@ from fusegw.meta.codec import (
 from fusegw.meta.inode import FIRST_COOKIE as FIRST_COOKIE
 from fusegw.meta.inode import Inode as Inode
 from fusegw.meta.inode import decode_inode, encode_inode
+from fusegw.meta.quota import Quota as Quota
+from fusegw.meta.quota import Used as Used
+from fusegw.meta.quota import decode_quota, decode_used, encode_quota, encode_used
 from fusegw.meta.snapshot import Snapshot as Snapshot
 from fusegw.meta.snapshot import decode_snapshot, encode_snapshot
 
@@ -81,6 +87,8 @@ STATE_UNIQUE = b"unique"
 """Sum of `Chunk.raw` over all chunks: the data after deduplication."""
 STATE_STORED = b"stored"
 """Sum of `Chunk.stored` over all chunks: the data after compression, sealed."""
+STATE_NEXT_QUOTA = b"next-quota"
+"""Number of the next quota."""
 STATE_COLLECTED = b"collected"
 """When the last pass of collection ended that left condemned packs, ns since 1970."""
 
@@ -424,6 +432,22 @@ HISTORY: Table[bytes, bytes] = Table(
     encode_value=identity,
     decode_value=lambda _, row: row,
 )
+QUOTA: Table[int, Quota] = Table(
+    "quota",
+    code=16,
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=encode_quota,
+    decode_value=lambda _, row: decode_quota(row),
+)
+QUOTA_USED: Table[int, Used] = Table(
+    "quota_used",
+    code=17,
+    encode_key=encode_u64,
+    decode_key=decode_u64,
+    encode_value=encode_used,
+    decode_value=lambda _, row: decode_used(row),
+)
 LOCAL: Table[bytes, bytes] = Table(
     "local",
     encode_key=identity,
@@ -455,7 +479,7 @@ ORPHAN: Table[bytes, Orphan] = Table(
 
 LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     STATE, INODE, DIRENT, POSITION, XATTR, EXTENT, CHUNK, CHUNK_ID, PACK, REAP, GATEWAY,
-    DAMAGED, CONDEMNED, SNAPSHOT, HISTORY,
+    DAMAGED, CONDEMNED, SNAPSHOT, HISTORY, QUOTA, QUOTA_USED,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
 TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)

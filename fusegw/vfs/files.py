@@ -24,7 +24,7 @@ from fusegw.ingest.pipeline import Job, Pipeline, Placed, Range
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Change, Metadata
-from fusegw.meta.schema import INODE, Inode
+from fusegw.meta.schema import HOLE, INODE, Inode
 from fusegw.meta.unshipped import Standing
 from fusegw.vfs import extents
 from fusegw.vfs.fragments import Fragments
@@ -151,7 +151,7 @@ class Files:
     # data
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        """Write at `offset`; returns the bytes written, all of them. EFBIG, ENOSPC."""
+        """Write at `offset`; returns the bytes written, all of them. EFBIG, ENOSPC, EDQUOT."""
         length = len(data)
         if offset + length > FILE_SIZE_MAX:
             raise OSError(errno.EFBIG, "file would be larger than 8 EiB")
@@ -161,6 +161,11 @@ class Files:
         if not self._pressure.admit_nowait(length):
             self.send_all()
             await self._pressure.admit(length)
+        try:
+            new = await self._within_quotas(ino, offset, length)
+        except BaseException:
+            self._pressure.release(length)
+            raise
         inode = self._inodes.get(ino)
         if inode is None:
             self._pressure.release(length)
@@ -174,6 +179,7 @@ class Files:
         run = file.runs.write(offset, data)
         grown = file.runs.nbytes - before
         self._buffered += grown
+        self._usage.wrote(ino, min(grown, new))
         self._pressure.release(length - grown)
         self._losses.written(ino, offset, offset + length)
         now = self._clock.time_ns()
@@ -321,9 +327,48 @@ class Files:
             self._files.pop(file.ino, None)
             self._fragments.settled(file.ino)
 
+    async def _within_quotas(self, ino: int, offset: int, length: int) -> int:
+        """Return, without anything else having run since, when a write of that many bytes may go on; gives
+        how many of them may count. OSError EDQUOT.
+
+        What is in memory counts as if all of it were new. So where that leaves no room it is settled first:
+        it may have been zeros, or have replaced what was there.
+        """
+        inode = self._inodes.get(ino)
+        if inode is None:
+            return length
+        try:
+            self._usage.refuse_bytes(inode.quota, length)
+            return length
+        except OSError:
+            new = length - self._allocated(ino, offset, length)
+        with trio.move_on_after(self._pressure.wait_s):
+            while waiting := self._usage.unsettled_beside(inode.quota):
+                try:
+                    self._usage.refuse_bytes(inode.quota, new)
+                    return new
+                except OSError:
+                    pass
+                for other in waiting:
+                    await self.settle(other)
+                new = length - self._allocated(ino, offset, length)
+        self._usage.refuse_bytes(inode.quota, new)
+        return new
+
+    def _allocated(self, ino: int, offset: int, length: int) -> int:
+        """How many of these bytes the index has data for."""
+        end = offset + length
+        found = extents.covering(self._metadata.change(), ino, offset, end)
+        return sum(
+            min(end, start + extent.length) - max(offset, start)
+            for start, extent in found
+            if extent.chunk != HOLE
+        )
+
     def _forget_buffered(self, file: _File, nbytes: int) -> None:
         self._buffered -= nbytes
         self._pressure.release(nbytes)
+        self._usage.settled(file.ino, self.unsettled_bytes(file.ino))
         if not file.runs:
             self._dirty.pop(file.ino, None)
 
@@ -403,6 +448,7 @@ class Files:
 
     def _landed(self, file: _File, job: Job) -> None:
         self._pressure.release(job.nbytes - job.claimed)
+        self._usage.settled(file.ino, self.unsettled_bytes(file.ino))
         self._let_go(file)
 
     def _enter(

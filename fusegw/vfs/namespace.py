@@ -25,7 +25,6 @@ from fusegw.meta.schema import (
     INODE_MAX,
     POSITION,
     STATE,
-    STATE_FILES,
     STATE_NEXT_INODE,
     XATTR,
     Dirent,
@@ -33,6 +32,7 @@ from fusegw.meta.schema import (
 )
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
+from fusegw.vfs.crossing import Crossings
 from fusegw.vfs.directories import (
     DIRECTORY_SIZE,
     DOT,
@@ -72,7 +72,8 @@ class Namespace(Names):
         super().__init__(metadata, inodes)
         self._metadata = metadata
         self._inodes = inodes
-        self._renames = Renames(metadata, inodes, self._directories)
+        self._crossings = Crossings(inodes)
+        self._renames = Renames(metadata, inodes, self._directories, self._crossings)
         self._epoch = epoch
         self._clock = clock
         self._unlinked = unlinked
@@ -81,17 +82,13 @@ class Namespace(Names):
     def reload(self) -> None:
         """The index was changed from outside: take over what it says."""
         self._next_inode = self._metadata.number(STATE_NEXT_INODE)
-        self._files = self._metadata.number(STATE_FILES)
-
-    @property
-    def files(self) -> int:
-        """Inodes that have a name, the root included."""
-        return self._files
 
     # making
 
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, caller: Caller) -> Inode:
-        """A new file, fifo, socket or device; OSError EEXIST, EPERM, EINVAL, ENOSPC and those of names."""
+        """A new file, fifo, socket or device; OSError EEXIST, EPERM, EINVAL, ENOSPC, EDQUOT and those of
+        names.
+        """
         kind = stat.S_IFMT(mode)
         if kind not in _NODE_KINDS:
             if kind == stat.S_IFDIR:
@@ -105,14 +102,16 @@ class Namespace(Names):
         return self._create(directory, name, kind | mode & 0o7777, caller, rdev=rdev)
 
     def mkdir(self, parent: int, name: bytes, mode: int, caller: Caller) -> Inode:
-        """A new directory; OSError EEXIST, EMLINK, ENOSPC and those of names."""
+        """A new directory; OSError EEXIST, EMLINK, ENOSPC, EDQUOT and those of names."""
         directory = self._directories.vacancy(parent, name)
         if directory.nlink >= SUBDIRECTORIES_MAX:
             raise OSError(errno.EMLINK, f"directory {parent} has too many subdirectories")
         return self._create(directory, name, stat.S_IFDIR | mode & 0o1777, caller)
 
     def symlink(self, parent: int, name: bytes, target: bytes, caller: Caller) -> Inode:
-        """A new symlink; OSError EEXIST, ENAMETOOLONG, ENOENT (empty target), ENOSPC and those of names."""
+        """A new symlink; OSError EEXIST, ENAMETOOLONG, ENOENT (empty target), ENOSPC, EDQUOT and those of
+        names.
+        """
         if not 0 < len(target) <= TARGET_MAX:
             code = errno.ENAMETOOLONG if target else errno.ENOENT
             raise OSError(code, f"symlink target of {len(target)} bytes, 1 to {TARGET_MAX} are allowed")
@@ -120,7 +119,9 @@ class Namespace(Names):
         return self._create(directory, name, stat.S_IFLNK | 0o777, caller, target=target)
 
     def link(self, ino: int, parent: int, name: bytes) -> Inode:
-        """One more name of a file; OSError EEXIST, EPERM (directory), ENOENT (no name left), EMLINK."""
+        """One more name of a file; OSError EEXIST, EPERM (directory), ENOENT (no name left), EMLINK, EXDEV
+        (another quota).
+        """
         inode = self._inode(ino)
         directory = self._directories.vacancy(parent, name)
         if inode.is_dir:
@@ -131,6 +132,8 @@ class Namespace(Names):
             raise OSError(errno.EMLINK, f"inode {ino} has {LINKS_MAX} names already")
         now = self._clock.time_ns()
         change = self._metadata.change()
+        if self._crossings.linked(change, inode, directory):
+            inode = replace(inode, quota=directory.quota)
         inode = replace(inode, nlink=inode.nlink + 1, ctime_ns=now)
         self._inodes.put(change, inode)
         self._enter(change, directory, name, inode, now)
@@ -149,6 +152,7 @@ class Namespace(Names):
         ino = self._next_inode
         if ino > INODE_MAX:
             raise OSError(errno.ENOSPC, "inode numbers are used up")
+        self._inodes.usage.refuse_files(directory.quota)
         now = self._clock.time_ns()
         change = self._metadata.change()
         is_dir = stat.S_ISDIR(mode)
@@ -165,14 +169,12 @@ class Namespace(Names):
         inode = Inode(
             ino, self._epoch, mode, 2 if is_dir else 1, caller.uid, gid,
             DIRECTORY_SIZE if is_dir else len(target), 0, now, now, now,
-            rdev=rdev, parent=directory.ino if is_dir else 0, target=target,
+            quota=directory.quota, rdev=rdev, parent=directory.ino if is_dir else 0, target=target,
         )  # fmt: skip
-        change.put(INODE, ino, inode)
+        self._inodes.create(change, inode)
         self._enter(change, directory, name, inode, now)
         self._next_inode = ino + 1
-        self._files += 1
         change.put(STATE, STATE_NEXT_INODE, encode_u64(ino + 1))
-        change.put(STATE, STATE_FILES, encode_u64(self._files))
         change.merge()
         return inode
 
@@ -245,7 +247,7 @@ class Namespace(Names):
         """Move a name, over what has the new one; RENAME_NOREPLACE and RENAME_EXCHANGE as in renameat2.
 
         OSError ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL (into itself, other flags), EBUSY (".",
-        "..").
+        ".."), EXDEV and EDQUOT (another quota, see `Crossings`).
         """
         change = self._metadata.change()
         gone = self._renames.rename(change, parent, name, new_parent, new_name, flags, self._clock.time_ns())
@@ -254,9 +256,6 @@ class Namespace(Names):
     # inside
 
     def _finish(self, change: Change, gone: int) -> None:
-        if gone:
-            self._files -= 1
-            change.put(STATE, STATE_FILES, encode_u64(self._files))
         change.merge()
         if gone:
             self._unlinked(gone)

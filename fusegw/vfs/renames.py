@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import DIRENT, INODE, POSITION, ROOT_INODE, Dirent, Inode
+from fusegw.vfs.crossing import Crossings
 from fusegw.vfs.directories import (
     DOTS,
     KIND_DIRECTORY,
@@ -28,10 +29,13 @@ EXCHANGE = 2
 class Renames:
     """Renames in one volume. Loop thread only."""
 
-    def __init__(self, metadata: Metadata, inodes: Inodes, directories: Directories) -> None:
+    def __init__(
+        self, metadata: Metadata, inodes: Inodes, directories: Directories, crossings: Crossings
+    ) -> None:
         self._get = metadata.get
         self._inodes = inodes
         self._directories = directories
+        self._crossings = crossings
 
     def rename(
         self,
@@ -118,6 +122,8 @@ class Renames:
     ) -> None:
         """`source` takes the new name, in the place of `target` when that is there."""
         inode = self._directories.named(source, directory.ino, name)
+        if new_directory is not directory or target is not None:
+            inode = self._crossings.moved(change, inode, new_directory)
         change.delete(DIRENT, (directory.ino, name))
         change.delete(POSITION, (directory.ino, source.cookie))
         moved, gone, fresh = source.kind == KIND_DIRECTORY, 0, 1
@@ -170,6 +176,7 @@ class Renames:
         """Each takes the other's name and place."""
         first = self._directories.named(source, directory.ino, name)
         second = self._directories.named(target, new_directory.ino, new_name)
+        first, second = self._crossings.exchanged(change, first, second, directory, new_directory)
         change.put(DIRENT, (directory.ino, name), Dirent(target.ino, source.cookie, target.kind))
         change.put(DIRENT, (new_directory.ino, new_name), Dirent(source.ino, target.cookie, source.kind))
         subdirectories = (source.kind == KIND_DIRECTORY) - (target.kind == KIND_DIRECTORY)

@@ -9,7 +9,7 @@ import msgspec
 from fusegw.errors import FusegwError
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import STATE_FILES
+from fusegw.meta.quota import VOLUME_QUOTA
 from fusegw.ship.log import LogShipper
 from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.files import Files
@@ -120,8 +120,9 @@ class Volume:
         await self._log.barrier()
 
     def statfs(self) -> Statfs:
-        """Size, room and counts of the volume."""
-        used = -(-self._usage.nbytes // BLOCK_SIZE)
-        free = self._free_bytes() // BLOCK_SIZE
-        files = self._metadata.number(STATE_FILES)
-        return Statfs(BLOCK_SIZE, used + free, free, _FILES_MAX, _FILES_MAX - files, NAME_MAX)
+        """Size, room and counts of the volume, as far as its quota leaves them."""
+        room, files = self._usage.room(VOLUME_QUOTA), self._usage.files
+        free = self._free_bytes() if room.bytes_left is None else min(self._free_bytes(), room.bytes_left)
+        blocks, used = free // BLOCK_SIZE, -(-self._usage.nbytes // BLOCK_SIZE)
+        files_left = _FILES_MAX - files if room.files_left is None else room.files_left
+        return Statfs(BLOCK_SIZE, used + blocks, blocks, files + files_left, files_left, NAME_MAX)

@@ -122,7 +122,7 @@ class FollowedWorld(World):
                         await self.compare(runtime)
                         check_index(runtime.metadata)
                         assert runtime.usage.nbytes == writer.usage.nbytes
-                        assert runtime.volume.namespace.files == writer.volume.namespace.files
+                        assert runtime.usage.files == writer.usage.files
                         if writer.metadata.commit_number == writer.log.head.commit:
                             assert everything(runtime) == everything(writer)
                             rows_compared += 1

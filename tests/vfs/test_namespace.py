@@ -61,7 +61,7 @@ def test_a_refused_creation_uses_no_inode_number(tree: Tree) -> None:
     first = tree.namespace.mknod(ROOT, b"f", FILE, 0, ADMIN).ino
     with failing(errno.EEXIST):
         tree.namespace.mknod(ROOT, b"f", FILE, 0, ADMIN)
-    assert tree.namespace.files == 2
+    assert tree.usage.files == 2
     assert tree.namespace.mknod(ROOT, b"g", FILE, 0, ADMIN).ino == first + 1
 
 
@@ -80,15 +80,15 @@ def test_files_counts_what_has_a_name(tree: Tree) -> None:
     tree.namespace.mkdir(ROOT, b"d", 0o755, ADMIN)
     ino = tree.namespace.mknod(ROOT, b"f", FILE, 0, ADMIN).ino
     tree.namespace.link(ino, ROOT, b"g")
-    assert tree.namespace.files == 3
+    assert tree.usage.files == 3
     tree.namespace.unlink(ROOT, b"f")
-    assert tree.namespace.files == 3
+    assert tree.usage.files == 3
     tree.namespace.unlink(ROOT, b"g")
     tree.namespace.rmdir(ROOT, b"d")
-    assert tree.namespace.files == 1
+    assert tree.usage.files == 1
     tree.commit()
     tree.reopen()
-    assert tree.namespace.files == 1
+    assert tree.usage.files == 1
 
 
 def test_an_inode_without_a_name_is_reported_once_and_queued_in_the_same_change(tree: Tree) -> None:

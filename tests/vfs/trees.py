@@ -15,6 +15,7 @@ from fusegw.vfs.caller import Caller
 from fusegw.vfs.fresh import create_volume_root
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
+from fusegw.vfs.usage import Usage
 from fusegw.vfs.xattrs import Xattrs
 
 ROOT = ROOT_INODE
@@ -54,7 +55,8 @@ class Tree:
                 create_volume_root(
                     change, volume_id=b"v" * 16, epoch=epoch, clock=self.clock, uid=0, gid=0, mode=0o755
                 )
-        self.inodes = Inodes(self.metadata)
+        self.usage = Usage(self.metadata)
+        self.inodes = Inodes(self.metadata, self.usage)
         self.namespace = Namespace(
             self.metadata, self.inodes, epoch=epoch, clock=self.clock, unlinked=self.unlinked.append
         )
