@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fusegw.check.damages import Damages
 from fusegw.check.data import Data
 from fusegw.check.names import Names
+from fusegw.check.quotas import Quotas
 from fusegw.check.rows import Rows
 from fusegw.meta.schema import (
     INODE,
@@ -17,6 +18,7 @@ from fusegw.meta.schema import (
     STATE_BYTES,
     STATE_FILES,
     STATE_NEXT_INODE,
+    STATE_NEXT_QUOTA,
     STATE_STORED,
     STATE_UNIQUE,
     TABLES,
@@ -33,22 +35,25 @@ def check_index(
     """
     total = sum(view.count(table) for table in TABLES)
     rows = Rows(view, damages, lambda done: on_progress(done, total))
-    names, data = Names(rows), Data(rows)
+    quotas = Quotas(rows)
+    names, data = Names(rows, quotas), Data(rows)
     highest = 0
     for ino, inode in rows.of(INODE):
         names.inode(inode)
+        quotas.inode(inode)
         data.inode(inode)
         highest = ino
     names.entries()
     names.compare()
     data.compare()
-    _check_state(rows, names, data, highest)
+    quotas.compare()
+    _check_state(rows, names, data, highest, quotas.highest)
     _check_tail(rows)
     rows.read_rest()
     return data
 
 
-def _check_state(rows: Rows, names: Names, data: Data, highest: int) -> None:
+def _check_state(rows: Rows, names: Names, data: Data, highest: int, highest_quota: int) -> None:
     state = {name: int.from_bytes(value, "big") for name, value in rows.of(STATE)}
     for name, expected in (
         (STATE_FILES, names.files),
@@ -62,6 +67,8 @@ def _check_state(rows: Rows, names: Names, data: Data, highest: int) -> None:
             )
     if state.get(STATE_NEXT_INODE, 0) <= highest:
         rows.problem(f"the next inode to be given out is {state.get(STATE_NEXT_INODE, 0)}, taken already")
+    if highest_quota and state.get(STATE_NEXT_QUOTA, 0) <= highest_quota:
+        rows.problem(f"the next quota would get number {state.get(STATE_NEXT_QUOTA, 0)}, taken already")
 
 
 def _check_tail(rows: Rows) -> None:

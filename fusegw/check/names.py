@@ -7,6 +7,7 @@ is compared. Memory: 17 bytes an inode, some 60 a directory.
 import stat
 
 from fusegw.check.numbers import Numbers
+from fusegw.check.quotas import Quotas
 from fusegw.check.rows import Rows
 from fusegw.meta.schema import (
     DIRENT,
@@ -27,11 +28,12 @@ _UNKNOWN, _BELOW, _REACHED, _LOST = range(4)
 class Names:
     """What a check knows of the tree. Call in this order: `inode` for all, `entries`, `compare`."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, quotas: Quotas) -> None:
         self._rows = rows
+        self._quotas = quotas
         self.inodes = Numbers(kind="B", nlink="I", links="I")
         self._directories = Numbers(
-            parent="Q", next_cookie="Q", entries="Q", counted="Q", subdirectories="Q", state="B"
+            parent="Q", next_cookie="Q", entries="Q", counted="Q", subdirectories="Q", state="B", quota="I"
         )
         self._reap = Numbers()
         for ino, _ in rows.of(REAP):
@@ -50,7 +52,11 @@ class Names:
         self.inodes.add(inode.ino, kind=kind, nlink=min(inode.nlink, (1 << 32) - 1))
         if kind == _DIRECTORY:
             self._directories.add(
-                inode.ino, parent=inode.parent, next_cookie=inode.next_cookie, entries=inode.entries
+                inode.ino,
+                parent=inode.parent,
+                next_cookie=inode.next_cookie,
+                entries=inode.entries,
+                quota=inode.quota,
             )
 
     def entries(self) -> None:
@@ -85,8 +91,12 @@ class Names:
         if kind == _DIRECTORY:
             self._directories.column("subdirectories")[above] += 1
             below = self._directories.find(entry.ino)
-            if below >= 0 and self._directories.column("parent")[below] != parent:
+            if below < 0:
+                return
+            if self._directories.column("parent")[below] != parent:
                 self._rows.problem(f"directory {entry.ino} lies elsewhere than it says").needed_by(entry.ino)
+            quotas = self._directories.column("quota")
+            self._quotas.directory(entry.ino, quotas[below], quotas[above])
 
     def _positions(self) -> None:
         """Every entry has its position: then there are as many, directory by directory."""

@@ -19,6 +19,7 @@ from fusegw.check.numbers import Numbers
 from fusegw.clock import SystemClock
 from fusegw.meta import schema
 from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.quota import ACTIVE
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
@@ -31,12 +32,15 @@ from fusegw.meta.schema import (
     PACK_LOCAL,
     PACK_NUMBER_END,
     POSITION,
+    QUOTA,
+    QUOTA_USED,
     REAP,
     ROOT_INODE,
     STATE,
     STATE_BYTES,
     STATE_FILES,
     STATE_NEXT_INODE,
+    STATE_NEXT_QUOTA,
     XATTR,
     Chunk,
     Condemned,
@@ -45,6 +49,8 @@ from fusegw.meta.schema import (
     Inode,
     Pack,
     PackLocal,
+    Quota,
+    Used,
     damaged_key,
 )
 from fusegw.store.memory import MemoryStore
@@ -67,6 +73,11 @@ async def make(tmp_path: Path) -> None:
         names.link(ino, below, b"link")
         runtime.volume.xattrs.set(ino, b"user.tag", b"value", 0, ROOT_USER)
         names.symlink(below, b"symlink", b"target", ROOT_USER)
+        limited = names.mkdir(ROOT_INODE, b"limited", 0o755, ROOT_USER).ino
+        runtime.quotas.set(limited, files_max=9)
+        runtime.quotas.set(names.mkdir(limited, b"deeper", 0o755, ROOT_USER).ino, bytes_max=1 << 30)
+        await write_file(runtime, b"counted", content(2, 50_000))
+        names.rename(ROOT_INODE, b"counted", limited, b"counted", 0)
         await runtime.volume.barrier()
         number = next(number for number, _ in runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END))
         with runtime.metadata.change() as change:
@@ -233,6 +244,25 @@ BREAKS: dict[str, tuple[Callable[[Change], None], str]] = {
     ),
     "a wrong number of files": (lambda c: c.put(STATE, STATE_FILES, bytes(8)), "for 'files'"),
     "a wrong number of bytes": (lambda c: c.put(STATE, STATE_BYTES, bytes(8)), "for 'bytes'"),
+    "a quota that counts wrong": (
+        lambda c: c.put(QUOTA_USED, 1, Used(50_000, 4)),
+        "says 50000 bytes and 4 files are used, the inodes make 50000 and 3",
+    ),
+    "a quota that does not count": (lambda c: c.delete(QUOTA_USED, 2), "does not say what is used"),
+    "a count of no quota": (lambda c: c.put(QUOTA_USED, 7, Used(1, 1)), "usage of quota 7"),
+    "a quota in one that is not there": (
+        lambda c: c.put(QUOTA, 2, Quota(ACTIVE, 7, 1, 1, 1)),
+        "in quota 7, which does not exist",
+    ),
+    "a directory that counts elsewhere": (
+        lambda c: put_inode(c, b"dir", quota=1),
+        "counts for another quota",
+    ),
+    "a quota without its directory": (
+        lambda c: put_inode(c, b"limited", quota=0),
+        "counts for another quota",
+    ),
+    "a number of a quota that is taken": (lambda c: c.delete(STATE, STATE_NEXT_QUOTA), "would get number 0"),
     "an inode number that is taken": (
         lambda c: c.put(STATE, STATE_NEXT_INODE, bytes(7) + b"\x02"),
         "taken already",

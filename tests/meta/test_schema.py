@@ -29,6 +29,8 @@ from fusegw.meta.schema import (
     PACK,
     PACK_LOCAL,
     POSITION,
+    QUOTA,
+    QUOTA_USED,
     REAP,
     SNAPSHOT,
     STATE,
@@ -43,8 +45,10 @@ from fusegw.meta.schema import (
     Orphan,
     Pack,
     PackLocal,
+    Quota,
     Sealed,
     Snapshot,
+    Used,
 )
 from fusegw.meta.snapshot import SLOT_MAX
 from tests.meta.indexes import commit, open_index, underneath
@@ -69,7 +73,7 @@ def inodes(ino: int) -> st.SearchStrategy[Inode]:
         "atime_ns": time_ns,
         "mtime_ns": time_ns,
         "ctime_ns": time_ns,
-        "flags": u32,
+        "quota": u32,
     }
     special: dict[int, dict[str, Any]] = {
         stat.S_IFREG: {},
@@ -131,6 +135,8 @@ TABLES: dict[str, tuple[Table[Any, Any], st.SearchStrategy[Any], Any]] = {
     "condemned": (CONDEMNED, u64, st.builds(Condemned, time_ns, u64)),
     "snapshot": (SNAPSHOT, u64, snapshots),
     "history": (HISTORY, names, st.binary(max_size=300)),
+    "quota": (QUOTA, u32, st.builds(Quota, u8, u32, u64, u64, u64)),
+    "quota_used": (QUOTA_USED, u32, st.builds(Used, time_ns, time_ns)),
     "pack_local": (PACK_LOCAL, u64, st.builds(PackLocal, u8, time_ns, u64)),
     "local": (LOCAL, names, st.binary(max_size=300)),
     "log_tail": (LOG_TAIL, u64, st.builds(Commit, time_ns, st.binary(max_size=300))),
