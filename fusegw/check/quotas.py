@@ -58,8 +58,8 @@ class Quotas:
                 self._rows.problem(f"quota {number} does not say what is used of it")
             elif says != counted:
                 self._rows.problem(
-                    f"quota {number} says {says.nbytes} bytes and {says.files} files are used, the inodes make "
-                    f"{counted.nbytes} and {counted.files}"
+                    f"quota {number} says {says.nbytes} bytes and {says.files} files are used, "
+                    f"the inodes make {counted.nbytes} and {counted.files}"
                 )
         for number in used:
             self._rows.problem(f"there is a usage of quota {number}, which does not exist")
