@@ -58,6 +58,7 @@ from fusegw.vfs.reading import Reading
 from fusegw.vfs.reaper import Reaper
 from fusegw.vfs.recut import Recutter
 from fusegw.vfs.retag import Retagger
+from fusegw.vfs.rollback import Rollback
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.volume import Volume
@@ -132,6 +133,7 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
                     nursery.start_soon(runtime.follower.run)
                 elif not source.read_only:
                     _start(runtime)
+                    await runtime.volume.rollback.resume()
                 yield runtime
                 if not runtime.source.read_only:
                     with trio.CancelScope(shield=True):
@@ -335,6 +337,19 @@ def _build(
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
     reaper = Reaper(metadata, inodes, chunks, usage, files, committer)
     retagger = Retagger(metadata, inodes, committer)
+    snapshots = Snapshots(metadata, history, committer, files, reading, epoch=epoch, clock=clock)
+    rollback = Rollback(
+        metadata,
+        history,
+        snapshots,
+        committer,
+        chunks,
+        usage,
+        files,
+        reaper,
+        quiet=recutter.turn,
+        clock=clock,
+    )
     volume = Volume(
         metadata,
         committer,
@@ -346,7 +361,8 @@ def _build(
         xattrs=Xattrs(metadata, inodes, clock=clock, standing=files.standing),
         files=files,
         reaper=reaper,
-        snapshots=Snapshots(metadata, history, committer, files, reading, epoch=epoch, clock=clock),
+        snapshots=snapshots,
+        rollback=rollback,
         free_bytes=source.free_bytes,
     )
     return Runtime(

@@ -41,7 +41,8 @@ _OWNER = slice(1, 9)
 """In a key of the history: the inode or directory the row belongs to."""
 _KNOWN_MAX = 1 << 18
 _COOKIES_MAX = 1 << 16
-_END = b"\xff"
+HISTORY_END = b"\xff"
+"""Behind all keys of the history, and behind a prefix behind all of its keys."""
 SEQ_END = (1 << 64) - 1
 
 Refer = Callable[[Change, int], None]
@@ -165,7 +166,8 @@ class History:
         return any(change.get(HISTORY, history_key(prefix, seq)) is not None for seq in self._tops)
 
     def _next_cookie(self, change: Change, directory: int) -> int:
-        """The directory's at the newest snapshot."""
+        """The directory's at the newest snapshot; none is at or above it when the directory was not there:
+        then it has come back since, and older snapshots may have known it."""
         cookie = self._cookies.get(directory)
         if cookie is None:
             prefix = history_prefix(INODE, directory)
@@ -177,8 +179,15 @@ class History:
                     break
             if len(self._cookies) > _COOKIES_MAX:
                 self._cookies.clear()
-            cookie = self._cookies[directory] = 0 if row is None else row.next_cookie
+            cookie = self._cookies[directory] = SEQ_END if row is None else row.next_cookie
         return cookie
+
+    def cookie_floor(self, directory: int) -> int:
+        """The lowest `next_cookie` a directory that comes back may have: no snapshot has a higher one."""
+        prefix = history_prefix(INODE, directory)
+        rows = self._metadata.scan(HISTORY, prefix, prefix + HISTORY_END)
+        pasts = (decode_past(INODE, directory, row) for _, row in rows)
+        return max((past.next_cookie for past in pasts if past is not None), default=0)
 
     # folding
 
@@ -188,7 +197,9 @@ class History:
         groups: list[tuple[bytes, list[tuple[bytes, bytes]]]] = []
         seen = 0
         following: bytes | None = None
-        for prefix, rows in groupby(change.scan(HISTORY, cursor, _END), key=lambda row: split_key(row[0])[0]):
+        for prefix, rows in groupby(
+            change.scan(HISTORY, cursor, HISTORY_END), key=lambda row: split_key(row[0])[0]
+        ):
             if seen >= rows_max:
                 following = prefix
                 break

@@ -60,6 +60,11 @@ class Past:
             if value is not None and self._was_there(table, key, value):
                 yield key, value
 
+    def decode(self, table: Table[Any, Any], prefix: bytes, row: bytes) -> tuple[Any, Any]:
+        """The key under a prefix of the history, and the value that the row has for this snapshot."""
+        key, value = _decoded(table, prefix, row)
+        return key, value if value is not None and self._was_there(table, key, value) else None
+
     def _changed(self, table: Table[K, V], low: K, high: K, reverse: bool) -> Iterator[tuple[K, V | None]]:
         """What has changed since, as it was; in order, each key once."""
         code = bytes((table.code,))

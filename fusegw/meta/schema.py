@@ -92,6 +92,9 @@ STATE_NEXT_QUOTA = b"next-quota"
 STATE_COLLECTED = b"collected"
 """When the last pass of collection ended that left condemned packs, ns since 1970."""
 
+STATE_ROLLBACK = b"rollback"
+"""While a rollback is unfinished: the sequences of the snapshot it returns to and of that made before."""
+
 LOCAL_HEAD = b"head"
 """`Head`: the place in the log up to which this index is in the store."""
 LOCAL_SCRUB = b"scrub"

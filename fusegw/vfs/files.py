@@ -276,6 +276,11 @@ class Files:
         self.send_all()
         await self._pipeline.merged(self._pipeline.submitted)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the index has all that was written."""
+        return not self._dirty and not any(file.flights for file in self._files.values())
+
     def send_all(self) -> None:
         """Everything in memory starts on its way."""
         for file in list(self._dirty.values()):

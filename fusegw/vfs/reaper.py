@@ -76,6 +76,11 @@ class Reaper:
         self._unlinked.add(ino)
         self.consider(ino)
 
+    def revived(self, ino: int) -> None:
+        """The inode has a name again, and no row in the reap table."""
+        self._unlinked.discard(ino)
+        self._due.discard(ino)
+
     def consider(self, ino: int) -> None:
         """Reap the inode if it is unlinked and nobody holds it; called when a handle is closed, too."""
         if ino in self._unlinked and not self._is_held(ino):

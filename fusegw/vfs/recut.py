@@ -103,6 +103,8 @@ class Recutter:
         self._pressure = pressure
         self._fragments = fragments
         self._stopped = False
+        self.turn = trio.Lock()
+        """Held during a step, and by whoever wants none to happen."""
         self._statistics = RecutStatistics()
 
     def statistics(self) -> RecutStatistics:
@@ -130,7 +132,10 @@ class Recutter:
         Does nothing while data is on its way into packs or the cache is filling up. Returns when the new
         extents are in the index; to be cancelled only with the whole volume.
         """
-        await trio.lowlevel.checkpoint()
+        async with self.turn:
+            return await self._step()
+
+    async def _step(self) -> int:
         taken = self._fragments.take() if self._all_quiet else None
         if taken is None:
             return 0

@@ -15,7 +15,7 @@ from fusegw.clock import Clock
 from fusegw.errors import Exists, FusegwError, Invalid, NotFound
 from fusegw.meta.committer import Committer
 from fusegw.meta.history import History
-from fusegw.meta.metadata import Metadata
+from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.past import Past
 from fusegw.meta.schema import INODE, STATE_BYTES, STATE_FILES, STATE_NEXT_INODE, Inode, Snapshot, numbered
 from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX
@@ -89,6 +89,8 @@ class Snapshots:
         self._last = 0
         self._trees: dict[int, Tree] = {}
         self._work = trio.Event()
+        self.turn = trio.Lock()
+        """Held by whoever changes which snapshots there are, or relies on them."""
         self.reload()
 
     def reload(self) -> None:
@@ -124,10 +126,19 @@ class Snapshots:
 
         Exists, Invalid (the name), Full.
         """
+        async with self.turn:
+            self._check_new(name)
+            await self._files.settle_all()
+            snapshot = self.new(name, made_by=made_by, locked_until_ns=locked_until_ns)
+            self._put(snapshot)
+            await self._committer.commit()
+        return snapshot
+
+    def new(self, name: str, *, made_by: int, locked_until_ns: int = 0) -> Snapshot:
+        """The snapshot that `put` would make of what the index says now. Exists, Invalid (the name, or there
+        are too many)."""
         self._check_new(name)
-        await self._files.settle_all()
-        self._check_new(name)
-        snapshot = Snapshot(
+        return Snapshot(
             seq=max(self._last + 1, numbered(self._epoch, 1)),
             name=name,
             slot=self._free_slot(),
@@ -138,34 +149,36 @@ class Snapshots:
             locked_until_ns=locked_until_ns,
             made_by=made_by,
         )
-        self._last = snapshot.seq
-        self._put(snapshot)
-        await self._committer.commit()
-        return snapshot
+
+    def put(self, change: Change, snapshot: Snapshot) -> None:
+        """The snapshot is there, or is another one from now on; merge the change at once."""
+        self._last = max(self._last, snapshot.seq)
+        self._history.put(change, snapshot)
 
     async def delete(self, name: str) -> None:
         """The snapshot is out of sight, durably, on return; what only it needs is freed later. NotFound,
         Invalid (it is locked), Full."""
-        snapshot = self.get(name)
-        now = self._clock.time_ns()
-        if snapshot.locked_until_ns > now:
-            raise Invalid(
-                f"snapshot {name!r} is locked for another {(snapshot.locked_until_ns - now) // 10**9} s"
-            )
-        self._trees.pop(snapshot.seq, None)
-        self._put(replace(snapshot, dying=True))
-        self._work.set()
-        await self._committer.commit()
+        async with self.turn:
+            snapshot = self.get(name)
+            now = self._clock.time_ns()
+            if snapshot.locked_until_ns > now:
+                left = (snapshot.locked_until_ns - now) // 10**9
+                raise Invalid(f"snapshot {name!r} is locked for another {left} s")
+            self._trees.pop(snapshot.seq, None)
+            self._put(replace(snapshot, dying=True))
+            self._work.set()
+            await self._committer.commit()
 
     async def lock(self, name: str, until_ns: int) -> Snapshot:
         """It cannot be deleted before `until_ns` (since 1970); a lock is never shortened. NotFound, Invalid,
         Full."""
-        snapshot = self.get(name)
-        if until_ns < snapshot.locked_until_ns:
-            raise Invalid(f"snapshot {name!r} is locked for longer than that already")
-        snapshot = replace(snapshot, locked_until_ns=until_ns)
-        self._put(snapshot)
-        await self._committer.commit()
+        async with self.turn:
+            snapshot = self.get(name)
+            if until_ns < snapshot.locked_until_ns:
+                raise Invalid(f"snapshot {name!r} is locked for longer than that already")
+            snapshot = replace(snapshot, locked_until_ns=until_ns)
+            self._put(snapshot)
+            await self._committer.commit()
         return snapshot
 
     @property
@@ -197,9 +210,8 @@ class Snapshots:
             await trio.lowlevel.checkpoint()
 
     def _put(self, snapshot: Snapshot) -> None:
-        change = self._metadata.change()
-        self._history.put(change, snapshot)
-        change.merge()
+        with self._metadata.change() as change:
+            self.put(change, snapshot)
 
     def _check_new(self, name: str) -> None:
         if not 0 < len(name.encode()) <= NAME_MAX or "/" in name or "\0" in name or name in (".", ".."):

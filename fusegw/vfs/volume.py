@@ -16,6 +16,7 @@ from fusegw.vfs.files import Files
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
 from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.rollback import Rollback
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.xattrs import Xattrs
@@ -56,6 +57,7 @@ class Volume:
         files: Files,
         reaper: Reaper,
         snapshots: Snapshots,
+        rollback: Rollback,
         free_bytes: Callable[[], int],
     ) -> None:
         self.inodes = inodes
@@ -64,6 +66,7 @@ class Volume:
         self.xattrs = xattrs
         self.files = files
         self.snapshots = snapshots
+        self.rollback = rollback
         self.remember = reaper.remember
         self.forget = reaper.forget
         self.is_known = reaper.is_known

@@ -83,6 +83,10 @@ class Reference:
         """A copy that goes its own way."""
         return copy.deepcopy(self)
 
+    def become(self, other: "Reference") -> None:
+        """All is as in `other`, but numbers that were handed out since never come back."""
+        self.nodes = copy.deepcopy(other.nodes)
+
     def snapshot(self) -> dict[int, tuple[Stat, dict[bytes, int], dict[bytes, bytes], bytes, bytes]]:
         """All there is, as plain comparable values: (stat, entries in order, xattrs, target, data) by
         inode.

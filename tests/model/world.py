@@ -110,6 +110,9 @@ class World:
         self.snapshots: dict[str, Reference] = {}
         self.stored_snapshots: dict[str, Reference] = {}
         self.snapshots_made = 0
+        self.rollbacks = 0
+        self.interrupted = 0
+        """Rollbacks that a crash cut off."""
         self.opened: set[int] = set()
         self.operations = 0
         self.log: list[str] = []
@@ -314,13 +317,56 @@ class World:
             self.durable = self.reference.copy()
             return
         name = self.random.choice(list(self.snapshots))
-        if choice < 0.8:
+        if choice < 0.65:
+            await self._roll_back(runtime, name)
+        elif choice < 0.8:
             await runtime.volume.sync()
             await snapshots.delete(name)
             del self.snapshots[name]
             self.durable = self.reference.copy()
         else:
             await self._compare_snapshot(runtime, name)
+
+    async def _roll_back(self, runtime: Runtime, name: str) -> None:
+        volume = runtime.volume
+        before = self.reference.copy()
+        volume.rollback.rows_per_step = self.random.choice((3, 256))
+        steps = self.random.choice((None, 1, 2, 5, 10))
+        if steps is not None:
+            self._crash_after(volume, steps)
+        try:
+            safety, _ = await volume.rollback.to(name)
+        except Crash:
+            # Whoever opens the volume next has to finish it.
+            made = [snapshot.name for snapshot in volume.snapshots][-1]
+            self.snapshots[made] = before
+            self.reference.become(self.snapshots[name])
+            self.durable = self.reference.copy()
+            self.interrupted += 1
+            raise
+        self.snapshots[safety.name] = before
+        self.reference.become(self.snapshots[name])
+        for ino in self.opened:
+            volume.closed(ino)
+        self.opened.clear()
+        self._release(*self.reference.nodes)
+        self.durable = self.reference.copy()
+        self.rollbacks += 1
+
+    def _crash_after(self, volume: Volume, steps: int) -> None:
+        """Some way into a rollback, durable up to there or not."""
+        rollback, breathe, left = volume.rollback, volume.rollback._breathe, steps
+
+        async def crash() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if self.random.random() < 0.5:
+                    await volume.sync()
+                raise Crash
+            await breathe()
+
+        rollback._breathe = crash  # type: ignore[method-assign]
 
     async def _compare_snapshot(self, runtime: Runtime, name: str) -> None:
         snapshots = runtime.volume.snapshots
