@@ -47,6 +47,7 @@ from fusegw.ship.log import LogShipper
 from fusegw.ship.resume import resume, unstored_names
 from fusegw.ship.shipper import Shipper
 from fusegw.vfs.attributes import Attributes
+from fusegw.vfs.clone import Cloner
 from fusegw.vfs.files import Files
 from fusegw.vfs.fragments import Fragments
 from fusegw.vfs.inodes import Inodes
@@ -335,7 +336,9 @@ def _build(
         daily_share=tuning.scrub_daily_share,
     )
     recutter = Recutter(metadata, inodes, chunks, usage, pipeline, cutter, reading, pressure, fragments)
-    reaper = Reaper(metadata, inodes, chunks, usage, files, committer)
+    reaper = Reaper(metadata, inodes, chunks, usage, files, committer, clock=clock)
+    namespace = Namespace(metadata, inodes, epoch=epoch, clock=clock, unlinked=reaper.unlinked)
+    cloner = Cloner(metadata, inodes, namespace, chunks, committer, reaper, epoch=epoch, clock=clock)
     retagger = Retagger(metadata, inodes, committer)
     snapshots = Snapshots(metadata, history, committer, files, reading, epoch=epoch, clock=clock)
     rollback = Rollback(
@@ -356,13 +359,14 @@ def _build(
         log_shipper,
         usage,
         inodes=inodes,
-        namespace=Namespace(metadata, inodes, epoch=epoch, clock=clock, unlinked=reaper.unlinked),
+        namespace=namespace,
         attributes=Attributes(metadata, inodes, clock=clock),
         xattrs=Xattrs(metadata, inodes, clock=clock, standing=files.standing),
         files=files,
         reaper=reaper,
         snapshots=snapshots,
         rollback=rollback,
+        cloner=cloner,
         free_bytes=source.free_bytes,
     )
     return Runtime(

@@ -24,6 +24,7 @@ from fusegw.meta.schema import (
     INODE,
     INODE_MAX,
     POSITION,
+    REAP,
     STATE,
     STATE_NEXT_INODE,
     XATTR,
@@ -149,12 +150,10 @@ class Namespace(Names):
         rdev: int = 0,
         target: bytes = b"",
     ) -> Inode:
-        ino = self._next_inode
-        if ino > INODE_MAX:
-            raise OSError(errno.ENOSPC, "inode numbers are used up")
         self._inodes.usage.refuse_files(directory.quota)
         now = self._clock.time_ns()
         change = self._metadata.change()
+        ino = self.take_number(change)
         is_dir = stat.S_ISDIR(mode)
         gid = caller.gid
         if directory.mode & stat.S_ISGID:
@@ -173,10 +172,53 @@ class Namespace(Names):
         )  # fmt: skip
         self._inodes.create(change, inode)
         self._enter(change, directory, name, inode, now)
-        self._next_inode = ino + 1
-        change.put(STATE, STATE_NEXT_INODE, encode_u64(ino + 1))
         change.merge()
         return inode
+
+    def take_number(self, change: Change) -> int:
+        """The number of a new inode; OSError ENOSPC."""
+        ino = self._next_inode
+        if ino > INODE_MAX:
+            raise OSError(errno.ENOSPC, "inode numbers are used up")
+        self._next_inode = ino + 1
+        change.put(STATE, STATE_NEXT_INODE, encode_u64(ino + 1))
+        return ino
+
+    def check_place(self, parent: int, name: bytes, *, over: bool) -> Inode:
+        """The directory that something may be attached in; OSError as `attach`."""
+        if over and name not in DOTS and self._get(DIRENT, (parent, name)) is not None:
+            return self._directories.directory(parent)
+        return self._directories.vacancy(parent, name)
+
+    def attach(self, ino: int, subdirectories: int, parent: int, name: bytes, *, over: bool) -> None:
+        """Give a whole tree that was made out of sight its name; its root has no link yet and its row in the
+        reap table, and that many directories in it. `over`: what has the name goes, with all below it.
+
+        OSError EEXIST, ENOTDIR, ENOENT, ESTALE, EMLINK, and those of names.
+        """
+        directory = self.check_place(parent, name, over=over)
+        root = self._inode(ino)
+        now = self._clock.time_ns()
+        change = self._metadata.change()
+        gone = 0
+        entry = self._get(DIRENT, (parent, name))
+        if entry is not None:
+            replaced = self._directories.named(entry, parent, name)
+            if drop_link(change, self._inodes, replaced, now):
+                gone = replaced.ino
+        nlink = 2 + subdirectories if root.is_dir else 1
+        named = replace(root, nlink=nlink, parent=parent if root.is_dir else 0, ctime_ns=now)
+        change.put(INODE, ino, named)
+        self._inodes.usage.moved(change, root, named)
+        change.delete(REAP, ino)
+        if entry is None:
+            self._enter(change, directory, name, named, now)
+        else:
+            kind = named.mode >> _KIND_SHIFT
+            change.put(DIRENT, (parent, name), Dirent(ino, entry.cookie, kind))
+            nlink = directory.nlink + (kind == KIND_DIRECTORY) - (entry.kind == KIND_DIRECTORY)
+            change.put(INODE, parent, replace(directory, nlink=nlink, mtime_ns=now, ctime_ns=now))
+        self._finish(change, gone)
 
     def _enter(self, change: Change, directory: Inode, name: bytes, inode: Inode, now: int) -> None:
         cookie = directory.next_cookie

@@ -2,23 +2,31 @@
 
 An inode that loses its last link has a row in the reap table from that very operation on. It is reaped when
 the kernel has forgotten it and no handle is open; a mount reaps what the one before left. A crash in
-mid-reap leaves a shorter file in the table, and the next mount goes on. A tree of any size is freed with
-bounded memory: no step is made while what is not durable is at its bound.
+mid-reap leaves a shorter file in the table, and the next mount goes on. A directory may lose its name with
+all below it (a tree that was replaced as a whole, a copy that never got its name): its entries then go first,
+and what loses its last name thereby comes into the table too. A tree of any size is freed with bounded
+memory: no step is made while what is not durable is at its bound.
 """
 
-import trio
+from itertools import islice
 
+import trio
+from msgspec.structs import replace
+
+from fusegw.clock import Clock
 from fusegw.errors import FusegwError
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
-from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import INODE, INODE_MAX, REAP, XATTR
+from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.schema import DIRENT, INODE, INODE_MAX, POSITION, REAP, XATTR, Inode
 from fusegw.vfs import extents
+from fusegw.vfs.directories import drop_link
 from fusegw.vfs.files import Files
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.usage import Usage
 
 _EXTENTS_PER_STEP = 256
+_ENTRIES_PER_STEP = 128
 _STEPS_PER_TURN = 8
 _RETRY_S = 0.5
 
@@ -35,6 +43,8 @@ class Reaper:
         usage: Usage,
         files: Files,
         committer: Committer,
+        *,
+        clock: Clock,
     ) -> None:
         self._metadata = metadata
         self._committer = committer
@@ -42,6 +52,7 @@ class Reaper:
         self._chunks = chunks
         self._usage = usage
         self._files = files
+        self._clock = clock
         self._lookups: dict[int, int] = {}
         self._unlinked = {ino for ino, _ in metadata.scan(REAP, 0, INODE_MAX + 1)}
         self._due = set(self._unlinked)
@@ -128,6 +139,12 @@ class Reaper:
             if row is None:
                 change.delete(REAP, ino)
                 return True
+            if row.entries:
+                gone = self._empty_some(change, row)
+                change.merge()
+                for child in gone:
+                    self.unlinked(child)
+                return False
             rest = extents.free_some(change, self._chunks, row, _EXTENTS_PER_STEP)
             self._usage.moved(change, row, rest)
             if rest is not None:
@@ -138,3 +155,20 @@ class Reaper:
             self._inodes.delete(change, ino)
             change.delete(REAP, ino)
         return True
+
+    def _empty_some(self, change: Change, directory: Inode) -> list[int]:
+        """Take some entries out of a directory that went with all below it; the inodes that lost their last
+        name."""
+        gone: list[int] = []
+        now = self._clock.time_ns()
+        low, high = (directory.ino, 0), (directory.ino + 1, 0)
+        found = list(islice(change.scan(POSITION, low, high), _ENTRIES_PER_STEP))
+        for key, name in found:
+            entry = change.get(DIRENT, (directory.ino, name))
+            change.delete(POSITION, key)
+            change.delete(DIRENT, (directory.ino, name))
+            child = None if entry is None else self._inodes.read(change, entry.ino)
+            if child is not None and child.nlink and drop_link(change, self._inodes, child, now):
+                gone.append(child.ino)
+        change.put(INODE, directory.ino, replace(directory, entries=directory.entries - len(found)))
+        return gone

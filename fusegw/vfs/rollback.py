@@ -188,15 +188,22 @@ class Rollback:
 
     async def _put_inodes_back(self, olds: list[tuple[int, Inode | None]], changed: Changed) -> None:
         gone: list[Inode] = []
+        back: list[Inode] = []
         with self._metadata.change() as change:
             for ino, old in olds:
                 now = change.get(INODE, ino)
-                if old is not None and old.nlink:
+                # A directory without a name may have been on its way to the reaper with all below it.
+                if old is not None and (old.nlink or old.entries):
                     self._put_inode_back(change, now, old, changed)
+                    back.append(old)
                 elif now is not None and now.nlink:
                     gone.append(now)
-        for _, old in olds:
-            if old is not None and old.nlink and old.is_dir:
+        for old in back:
+            if old.nlink:
+                self._reaper.revived(old.ino)
+            else:
+                self._reaper.unlinked(old.ino)
+            if old.is_dir:
                 await self._empty(old.ino, old.next_cookie, changed)
         await self._unlink(gone, changed)
 
@@ -204,11 +211,12 @@ class Rollback:
         if old.is_dir:
             highest = self._history.cookie_floor(old.ino) if now is None else now.next_cookie
             old = replace(old, next_cookie=max(old.next_cookie, highest))
+        if old.nlink:
+            change.delete(REAP, old.ino)
+        else:
+            change.put(REAP, old.ino, 0)
         if now == old:
             return
-        if now is None or not now.nlink:
-            change.delete(REAP, old.ino)
-            self._reaper.revived(old.ino)
         change.put(INODE, old.ino, old)
         self._usage.moved(change, now, old)
         self._note(changed, INODE, old.ino)

@@ -50,7 +50,7 @@ class Tree:
         self.inodes = PastInodes(past)
         self.names = Names(past, self.inodes)
         self.xattrs = XattrReader(past, self.inodes, standing=lambda _: Standing.STORED)
-        self._past = past
+        self.past = past
         self._reading = reading
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:
@@ -61,7 +61,7 @@ class Tree:
         if not inode.is_file:
             raise OSError(errno.EISDIR if inode.is_dir else errno.EINVAL, "not a regular file")
         end = min(offset + size, inode.size)
-        return await self._reading.read(inode, offset, end, self._past) if end > offset else b""
+        return await self._reading.read(inode, offset, end, self.past) if end > offset else b""
 
 
 class Snapshots:

@@ -12,6 +12,7 @@ from fusegw.meta.metadata import Metadata
 from fusegw.meta.quota import VOLUME_QUOTA
 from fusegw.ship.log import LogShipper
 from fusegw.vfs.attributes import Attributes
+from fusegw.vfs.clone import Cloner
 from fusegw.vfs.files import Files
 from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.namespace import Namespace
@@ -58,6 +59,7 @@ class Volume:
         reaper: Reaper,
         snapshots: Snapshots,
         rollback: Rollback,
+        cloner: Cloner,
         free_bytes: Callable[[], int],
     ) -> None:
         self.inodes = inodes
@@ -67,6 +69,7 @@ class Volume:
         self.files = files
         self.snapshots = snapshots
         self.rollback = rollback
+        self.cloner = cloner
         self.remember = reaper.remember
         self.forget = reaper.forget
         self.is_known = reaper.is_known

@@ -87,6 +87,43 @@ class Reference:
         """All is as in `other`, but numbers that were handed out since never come back."""
         self.nodes = copy.deepcopy(other.nodes)
 
+    def clone(self, past: "Reference", source: int, parent: int, name: bytes, *, over: bool) -> None:
+        """A copy of what `past` has, in the order in which the inode numbers are handed out."""
+        directory = self.directory(parent)
+        if name in directory.entries and not over:
+            raise fail(errno.EEXIST)
+        copies: dict[int, int] = {}
+
+        def make(ino: int) -> int:
+            if ino not in copies:
+                copies[ino], self.next_ino = self.next_ino, self.next_ino + 1
+                node = self.nodes[copies[ino]] = copy.deepcopy(past.nodes[ino])
+                node.entries, node.ctime_ns = {}, self.now
+            return copies[ino]
+
+        root = make(source)
+        work = [source]
+        while work:
+            ino = work.pop()
+            for entry, child in past.nodes[ino].entries.items():
+                self.nodes[copies[ino]].entries[entry] = make(child)
+                if past.nodes[child].is_dir:
+                    work.append(child)
+        replaced = directory.entries.get(name)
+        directory.entries[name] = root
+        if replaced is not None:
+            self._drop_tree(replaced)
+        self._touched(parent)
+
+    def _drop_tree(self, ino: int) -> None:
+        """What lies below a directory without a name goes, as far as it has no other."""
+        node = self.nodes[ino]
+        if not node.is_dir:
+            return
+        for child in list(node.entries.values()):
+            self._drop_tree(child)
+        node.entries.clear()
+
     def snapshot(self) -> dict[int, tuple[Stat, dict[bytes, int], dict[bytes, bytes], bytes, bytes]]:
         """All there is, as plain comparable values: (stat, entries in order, xattrs, target, data) by
         inode.

@@ -6,6 +6,7 @@ the last `barrier` shipped, and the loss of the host must bring back exactly tha
 written all the time and a log that is pruned at once.
 """
 
+import errno
 import math
 import random
 import shutil
@@ -21,13 +22,14 @@ from fusegw.clock import SystemEntropy
 from fusegw.config import Tuning
 from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
-from fusegw.meta.schema import Inode
+from fusegw.meta.schema import STATE_NEXT_INODE, Inode
 from fusegw.store.base import ObjectStore
+from fusegw.vfs.snapshots import Tree as SnapshotTree
 from fusegw.vfs.volume import Volume
 from fusegw.vfs.xattrs import XattrReader
 from tests.model.invariants import check_index
 from tests.model.reference import Reference
-from tests.model.steps import outcome, random_step, resolve
+from tests.model.steps import NAMES, outcome, random_step, resolve
 
 FILE_MAX = 1 << 20
 SNAPSHOTS_MAX = 5
@@ -111,6 +113,7 @@ class World:
         self.stored_snapshots: dict[str, Reference] = {}
         self.snapshots_made = 0
         self.rollbacks = 0
+        self.clones = 0
         self.interrupted = 0
         """Rollbacks that a crash cut off."""
         self.opened: set[int] = set()
@@ -149,6 +152,8 @@ class World:
         try:
             async with running_volume(self._source) as runtime, trio.open_nursery() as nursery:
                 self.clock.now = self.reference.now
+                if self.reference.next_ino is None:
+                    self.reference.next_ino = runtime.metadata.number(STATE_NEXT_INODE)
                 for ino in list(self.reference.nodes):
                     self.reference.release(ino)
                 await self._settle_reaper(runtime)
@@ -317,8 +322,10 @@ class World:
             self.durable = self.reference.copy()
             return
         name = self.random.choice(list(self.snapshots))
-        if choice < 0.65:
+        if choice < 0.6:
             await self._roll_back(runtime, name)
+        elif choice < 0.7:
+            await self._clone(runtime, name)
         elif choice < 0.8:
             await runtime.volume.sync()
             await snapshots.delete(name)
@@ -352,6 +359,55 @@ class World:
         self._release(*self.reference.nodes)
         self.durable = self.reference.copy()
         self.rollbacks += 1
+
+    async def _clone(self, runtime: Runtime, name: str) -> None:
+        volume, past = runtime.volume, self.snapshots[name]
+        tree = volume.snapshots.tree(volume.snapshots.get(name))
+        source = self.random.choice([ino for ino in past.nodes if past.nlink(ino)])
+        parents = [i for i, node in self.reference.nodes.items() if node.is_dir and self.reference.nlink(i)]
+        parent = self.random.choice(parents)
+        where: dict[str, Any] = {
+            "name": self.random.choice(NAMES[:5]),
+            "over": self.random.random() < 0.5,
+        }
+        if len(self.reference.nodes) + len(past.nodes) > 120:
+            return
+        if self.random.random() < 0.2:
+            await self._clone_half(volume, tree, source, parent, where)
+        expected: str | None = None
+        try:
+            self.reference.clone(past, source, parent, **where)
+        except OSError as error:
+            expected = errno.errorcode[error.errno or 0]
+        try:
+            await volume.cloner.clone(tree.past, source, parent, **where)
+        except OSError as error:
+            assert errno.errorcode[error.errno or 0] == expected
+        else:
+            assert expected is None
+            self.clones += 1
+        self._release(*self.reference.nodes)
+        await self._settle_reaper(runtime)
+
+    async def _clone_half(
+        self, volume: Volume, tree: SnapshotTree, source: int, parent: int, where: dict[str, Any]
+    ) -> None:
+        """A crash on the way, after a commit: nothing of the copy must be left."""
+        await volume.sync()
+        durable = self.reference.copy()
+
+        def crash(_: Any) -> None:
+            raise Crash
+
+        try:
+            await volume.cloner.clone(tree.past, source, parent, **where, progress=crash)
+        except OSError:
+            return
+        except Crash:
+            await volume.sync()
+            self.durable = durable
+            self.durable.next_ino = None
+            raise
 
     def _crash_after(self, volume: Volume, steps: int) -> None:
         """Some way into a rollback, durable up to there or not."""
