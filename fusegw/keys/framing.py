@@ -2,7 +2,9 @@
 
 The digest is no protection against anyone; it tells an accident (a flipped bit, a cut-off upload) from a
 wrong passphrase, and says so before the expensive key derivation. What authenticates is the MAC inside.
-The first ten bytes keep their meaning in every later format version, so that an old fusegw can name it.
+The format version stands for the whole volume: packs, log, checkpoints and what their records hold. The first
+ten bytes keep their meaning in every later one, so that a fusegw that cannot read a volume says so before it
+asks for a secret, reads anything else or writes.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import msgspec
 import fusegw
 from fusegw.errors import Corrupt, UnknownFormat
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAGIC_SIZE = 8
 DIGEST_SIZE = 32
 
@@ -30,8 +32,8 @@ def frame(magic: bytes, payload: bytes) -> bytes:
 
 
 def unframe(magic: bytes, data: bytes, what: str) -> bytes:
-    """The payload of `data`. `what` names the object in errors: UnknownFormat when it is not ours or too new,
-    Corrupt when its length or digest is wrong."""
+    """The payload of `data`. `what` names the object in errors: UnknownFormat when it is not ours or of
+    another format version, Corrupt when its length or digest is wrong."""
     if len(data) < PREFIX_SIZE + DIGEST_SIZE:
         raise Corrupt(f"{what} is cut off at {len(data)} bytes: restore it from another copy")
     found, version, reserved, length = _PREFIX.unpack_from(data)
@@ -41,6 +43,11 @@ def unframe(magic: bytes, data: bytes, what: str) -> bytes:
         raise UnknownFormat(
             f"{what} has format version {version}, fusegw {fusegw.__version__} knows up to {FORMAT_VERSION}: "
             "upgrade fusegw"
+        )
+    if 0 < version < FORMAT_VERSION:
+        raise UnknownFormat(
+            f"{what} has format version {version}, fusegw {fusegw.__version__} reads {FORMAT_VERSION} only: "
+            "use the fusegw that wrote it"
         )
     if version == 0 or reserved != 0 or len(data) != PREFIX_SIZE + length + DIGEST_SIZE:
         raise Corrupt(f"{what} has a damaged head: restore it from another copy")

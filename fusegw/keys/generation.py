@@ -58,7 +58,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 KNOWN_FEATURES: frozenset[str] = frozenset()
-"""Names of features this version implements; none has been needed since format version 1."""
+"""Names of features this version implements; none has been needed since format version 2."""
 
 
 class SealedConstants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

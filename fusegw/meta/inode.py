@@ -7,14 +7,18 @@ import msgspec
 
 FIRST_COOKIE = 3
 """Readdir positions below are never given out."""
-_INODE = struct.Struct(">BIIIIIIQQqqq")
+TIME_NS_MAX = (1 << 71) - 1
+TIME_NS_MIN = -(1 << 71)
+"""The times a row holds, some 74,800 years each way from 1970."""
+_INODE = struct.Struct(">IHIIIIQQbQbQbQ")
+"""A time is one signed number of 9 bytes, its highest byte (signed) before the lower eight."""
 _DIRECTORY = struct.Struct(">QQQ")
 _U64 = struct.Struct(">Q")
-_INODE_ROW = 1
+_LOW = (1 << 64) - 1
 
 
 class Inode(msgspec.Struct, frozen=True, gc=False):
-    """A file-system object. Times in ns since 1970 (signed), sizes in bytes."""
+    """A file-system object. Times in ns since 1970, TIME_NS_MIN to TIME_NS_MAX; sizes in bytes."""
 
     ino: int
     generation: int
@@ -50,8 +54,8 @@ class Inode(msgspec.Struct, frozen=True, gc=False):
 
 def encode_inode(inode: Inode) -> bytes:
     """The stored form, without its number."""
+    atime_ns, mtime_ns, ctime_ns = inode.atime_ns, inode.mtime_ns, inode.ctime_ns
     head = _INODE.pack(
-        _INODE_ROW,
         inode.generation,
         inode.mode,
         inode.nlink,
@@ -60,9 +64,12 @@ def encode_inode(inode: Inode) -> bytes:
         inode.quota,
         inode.size,
         inode.allocated,
-        inode.atime_ns,
-        inode.mtime_ns,
-        inode.ctime_ns,
+        atime_ns >> 64,
+        atime_ns & _LOW,
+        mtime_ns >> 64,
+        mtime_ns & _LOW,
+        ctime_ns >> 64,
+        ctime_ns & _LOW,
     )
     kind = stat.S_IFMT(inode.mode)
     if kind == stat.S_IFDIR:
@@ -76,9 +83,10 @@ def encode_inode(inode: Inode) -> bytes:
 
 def decode_inode(ino: int, row: bytes) -> Inode:
     """The inode with this number in `encode_inode`'s bytes."""
-    (_, generation, mode, nlink, uid, gid, quota, size, allocated, atime, mtime, ctime) = _INODE.unpack_from(
-        row
-    )
+    (
+        generation, mode, nlink, uid, gid, quota, size, allocated,
+        atime_high, atime_low, mtime_high, mtime_low, ctime_high, ctime_low,
+    ) = _INODE.unpack_from(row)  # fmt: skip
     kind = stat.S_IFMT(mode)
     parent, next_cookie, entries, rdev, target = 0, FIRST_COOKIE, 0, 0, b""
     if kind == stat.S_IFDIR:
@@ -88,6 +96,7 @@ def decode_inode(ino: int, row: bytes) -> Inode:
     elif kind in (stat.S_IFBLK, stat.S_IFCHR):
         rdev = _U64.unpack_from(row, _INODE.size)[0]
     return Inode(
-        ino, generation, mode, nlink, uid, gid, size, allocated, atime, mtime, ctime,
+        ino, generation, mode, nlink, uid, gid, size, allocated,
+        atime_high << 64 | atime_low, mtime_high << 64 | mtime_low, ctime_high << 64 | ctime_low,
         quota, rdev, parent, next_cookie, entries, target,
     )  # fmt: skip

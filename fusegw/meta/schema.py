@@ -59,6 +59,8 @@ from fusegw.meta.codec import (
     identity,
 )
 from fusegw.meta.inode import FIRST_COOKIE as FIRST_COOKIE
+from fusegw.meta.inode import TIME_NS_MAX as TIME_NS_MAX
+from fusegw.meta.inode import TIME_NS_MIN as TIME_NS_MIN
 from fusegw.meta.inode import Inode as Inode
 from fusegw.meta.inode import decode_inode, encode_inode
 from fusegw.meta.quota import Quota as Quota
@@ -67,7 +69,7 @@ from fusegw.meta.quota import decode_quota, decode_used, encode_quota, encode_us
 from fusegw.meta.snapshot import Snapshot as Snapshot
 from fusegw.meta.snapshot import decode_snapshot, encode_snapshot
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROOT_INODE = 1
 INODE_MAX = (1 << 40) - 1
 HOLE = 0

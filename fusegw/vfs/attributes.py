@@ -12,14 +12,12 @@ from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.meta.metadata import Change, Metadata
-from fusegw.meta.schema import XATTR, Inode
+from fusegw.meta.schema import TIME_NS_MAX, TIME_NS_MIN, XATTR, Inode
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
 from fusegw.vfs.inodes import Inodes
 
 CAPABILITY = b"security.capability"
-_TIME_MAX = (1 << 63) - 1
-_TIME_MIN = -(1 << 63)
 
 
 class Attributes:
@@ -44,8 +42,8 @@ class Attributes:
     ) -> Inode:
         """Change what is given and return the inode; its ctime becomes now unless given.
 
-        Times in ns since 1970, held within signed 64 bits. No caller means the gateway itself, which is
-        privileged. OSError ESTALE, EOPNOTSUPP (mode of a symlink).
+        Times in ns since 1970; one beyond what a row holds becomes the nearest that it does. No caller means
+        the gateway itself, which is privileged. OSError ESTALE, EOPNOTSUPP (mode of a symlink).
         """
         inode = self._inodes.get(ino)
         if inode is None:
@@ -99,4 +97,4 @@ class Attributes:
 
 
 def _stored(time_ns: int) -> int:
-    return max(_TIME_MIN, min(time_ns, _TIME_MAX))
+    return max(TIME_NS_MIN, min(time_ns, TIME_NS_MAX))

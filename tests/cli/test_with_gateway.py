@@ -65,9 +65,17 @@ def test_a_wrong_passphrase(tank: Host) -> None:
     assert_refused(tank, mount(tank, "--passphrase-file", wrong), 6, "opens no slot of volume 'tank'")
 
 
-def test_an_unknown_format(tank: Host) -> None:
-    (tank.store / "tank" / "volume").write_bytes(b"FUSEGWV\x00" + b"\xff" * 100)
-    assert_refused(tank, mount(tank), 7, "volume")
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(1, "use the fusegw that wrote it"), (3, "upgrade fusegw"), (0xFFFF, "upgrade fusegw")],
+)
+def test_a_volume_of_another_format(tank: Host, version: int, said: str) -> None:
+    volume = tank.store / "tank" / "volume"
+    whole = volume.read_bytes()
+    volume.write_bytes(whole[:8] + version.to_bytes(2) + whole[10:])
+    before = tank.tree(tank.store)
+    assert_refused(tank, mount(tank), 7, said)
+    assert tank.tree(tank.store) == before
 
 
 def test_something_else_entirely(tank: Host) -> None:

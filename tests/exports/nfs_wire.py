@@ -51,8 +51,8 @@ class Reader:
     def attributes(self) -> "Attributes":
         kind, mode, _, uid, gid = struct.unpack(">5I", self.take(20))
         size, _, _, _, inode = struct.unpack(">5Q", self.take(40))
-        self.take(24)
-        return Attributes(kind, mode, uid, gid, size, inode)
+        _, _, mtime_s, mtime_ns, _, _ = struct.unpack(">6I", self.take(24))
+        return Attributes(kind, mode, uid, gid, size, inode, mtime_s * 10**9 + mtime_ns)
 
     def wcc(self) -> None:
         if self.u32():
@@ -70,6 +70,8 @@ class Attributes:
     gid: int
     size: int
     inode: int
+    mtime_ns: int
+    """Seconds without a sign, of 32 bits: NFS 3 has no more."""
 
 
 def u32(*values: int) -> bytes:
@@ -154,6 +156,10 @@ class Nfs3:
 
     def attributes(self, handle: bytes) -> Attributes:
         return self._call(1, opaque(handle)).attributes()
+
+    def set_mtime(self, handle: bytes, seconds: int, ns: int) -> None:
+        """SETATTR of the modification time and nothing else."""
+        self._call(2, opaque(handle) + u32(0, 0, 0, 0, 0, 2, seconds, ns, 0))
 
     def lookup(self, directory: bytes, name: str) -> bytes:
         return self._call(3, opaque(directory) + opaque(name.encode())).opaque()
@@ -255,10 +261,25 @@ class Nfs4:
 
     def size(self, handle: bytes) -> int:
         """The size of the object, by its handle."""
-        reply = self._compound(u32(22) + opaque(handle), u32(9, 1, 1 << 4))
-        words = reply.u32()
-        assert [reply.u32() for _ in range(words)] == [1 << 4]
-        return Reader(reply.opaque()).u64()
+        return self._attribute(handle, 1 << 4).u64()
+
+    def mtime_ns(self, handle: bytes) -> int:
+        """The time of its last modification, ns since 1970."""
+        seconds, ns = struct.unpack(">qI", self._attribute(handle, 0, 1 << 53 - 32).take(12))
+        return int(seconds) * 10**9 + int(ns)
+
+    def set_mtime(self, handle: bytes, mtime_ns: int) -> None:
+        seconds, ns = divmod(mtime_ns, 10**9)
+        values = u32(1) + struct.pack(">qI", seconds, ns)  # the client's time
+        self._compound(
+            u32(22) + opaque(handle), u32(34) + bytes(16) + u32(2, 0, 1 << 54 - 32) + opaque(values)
+        )
+
+    def _attribute(self, handle: bytes, *words: int) -> Reader:
+        """The value of the one attribute whose bit is in `words`."""
+        reply = self._compound(u32(22) + opaque(handle), u32(9, len(words), *words))
+        assert [reply.u32() for _ in range(reply.u32())] == list(words)
+        return Reader(reply.opaque())
 
     def names(self, path: str, *, size: int = 8192) -> Iterator[str]:
         """The names in a directory, page by page, whatever happens to it in between."""

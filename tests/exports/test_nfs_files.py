@@ -121,6 +121,29 @@ def test_the_tools_copy_list_and_print(shared: NfsHost, tmp_path: Path) -> None:
         assert b" copied\n" in shared.tool("nfs-ls", shared.url(f"/{SHARE}", version)).stdout
 
 
+@pytest.mark.parametrize(
+    "mtime_ns",
+    [-1, 2**32 * 10**9 + 1, 10**19 + 999_999_999, -11_644_473_600 * 10**9, 253_402_300_800 * 10**9 - 1],
+)
+def test_times_of_all_centuries_over_nfs4(shared: NfsHost, mtime_ns: int) -> None:
+    file = shared.root / "dated"
+    file.touch()
+    with shared.nfs4() as client:
+        handle = client.walk(f"/{SHARE}/dated")
+        client.set_mtime(handle, mtime_ns)
+        assert (file.stat().st_mtime_ns, client.mtime_ns(handle)) == (mtime_ns, mtime_ns)
+
+
+def test_nfs3_has_times_from_1970_to_2106(shared: NfsHost) -> None:
+    file = shared.root / "dated"
+    file.touch()
+    with shared.nfs3() as client:
+        handle = client.walk(client.mount(f"/{SHARE}"), "dated")
+        for seconds in (0, 2**31, 2**32 - 1):
+            client.set_mtime(handle, seconds, 7)
+            assert file.stat().st_mtime_ns == client.attributes(handle).mtime_ns == seconds * 10**9 + 7
+
+
 def test_changes_on_the_host_are_seen_at_once(shared: NfsHost) -> None:
     file = shared.root / "growing"
     file.write_bytes(b"one")

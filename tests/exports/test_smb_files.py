@@ -4,6 +4,7 @@ import filecmp
 import os
 import random
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def test_timestamps(smb: SmbHost, tmp_path: Path) -> None:
     assert int(os.stat(smb.root / "data" / "stamped").st_mtime) == 981173106
     smb.client("data", "utimes stamped 1999:01:02-03:04:05 -1 -1 -1")
     assert re.search(r"create_time: +Sat Jan +2 03:04:05 1999", smb.client("data", "allinfo stamped"))
+    smb.client("data", "rm stamped")
+
+
+@pytest.mark.parametrize("year", [1601, 1969, 2446, 9999])
+def test_times_of_all_centuries(smb: SmbHost, tmp_path: Path, year: int) -> None:
+    (tmp_path / "local").write_text("x")
+    smb.client("data", f"put local stamped; utimes stamped -1 -1 {year}:02:01-01:01:46 -1", cwd=tmp_path)
+    seconds = (datetime(year, 2, 1, 1, 1, 46) - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    assert os.stat(smb.root / "data" / "stamped").st_mtime_ns == seconds * 10**9
+    info = smb.client("data", "allinfo stamped")
+    assert re.search(rf"write_time: +... Feb +1 01:01:46 {year}", info), info
     smb.client("data", "rm stamped")
 
 

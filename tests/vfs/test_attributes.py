@@ -6,13 +6,15 @@ import stat
 import pytest
 from msgspec.structs import replace
 
-from fusegw.meta.schema import INODE, Inode
+from fusegw.meta.schema import INODE, TIME_NS_MAX, TIME_NS_MIN, Inode
 from fusegw.vfs import acl
 from fusegw.vfs.caller import Caller
 from tests.model.steps import MASKED_ACL, NAMED_ACL
 from tests.vfs.trees import ADMIN, ROOT, START, USER, Tree, failing
 
 OUTSIDER = Caller(1000, 999)
+FIRST_OF_1601 = -11_644_473_600 * 10**9
+END_OF_9999 = 253_402_300_799 * 10**9 + 999_999_999
 
 
 def _file(tree: Tree, mode: int = 0o644) -> int:
@@ -56,13 +58,19 @@ def test_the_type_of_an_inode_never_changes(tree: Tree) -> None:
 @pytest.mark.parametrize(
     "time_ns",
     [
-        -(1 << 63),
+        TIME_NS_MIN,
+        FIRST_OF_1601,
+        -(1 << 64) - 1,
         -1,
         -2_208_988_800 * 10**9 + 1,
         0,
         1 << 31,
         4_102_444_800 * 10**9 + 999_999_999,
         (1 << 63) - 1,
+        1 << 63,
+        1 << 64,
+        END_OF_9999,
+        TIME_NS_MAX,
     ],
 )
 def test_times_of_all_centuries_are_kept_to_the_nanosecond(tree: Tree, time_ns: int) -> None:
@@ -75,9 +83,10 @@ def test_times_of_all_centuries_are_kept_to_the_nanosecond(tree: Tree, time_ns: 
 
 def test_times_beyond_what_fits_are_held_at_the_limit(tree: Tree) -> None:
     ino = _file(tree)
-    tree.attributes.setattr(ino, atime_ns=1 << 80, mtime_ns=-(1 << 80))
+    tree.attributes.setattr(ino, atime_ns=TIME_NS_MAX + 1, mtime_ns=TIME_NS_MIN - 1, ctime_ns=1 << 80)
     tree.commit()
-    assert (tree.stat(ino).atime_ns, tree.stat(ino).mtime_ns) == ((1 << 63) - 1, -(1 << 63))
+    inode = tree.stat(ino)
+    assert (inode.atime_ns, inode.mtime_ns, inode.ctime_ns) == (TIME_NS_MAX, TIME_NS_MIN, TIME_NS_MAX)
 
 
 @pytest.mark.parametrize(

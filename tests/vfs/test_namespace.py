@@ -13,6 +13,7 @@ from fusegw.meta.schema import (
     INODE,
     INODE_MAX,
     REAP,
+    SCHEMA_VERSION,
     STATE,
     STATE_BYTES,
     STATE_FILES,
@@ -37,7 +38,7 @@ def test_a_fresh_volume_has_a_root_and_its_state(tree: Tree) -> None:
         name: tree.metadata.number(name)
         for name in (STATE_SCHEMA, STATE_NEXT_INODE, STATE_FILES, STATE_BYTES)
     }
-    assert numbers == {STATE_SCHEMA: 2, STATE_NEXT_INODE: 2, STATE_FILES: 1, STATE_BYTES: 0}
+    assert numbers == {STATE_SCHEMA: SCHEMA_VERSION, STATE_NEXT_INODE: 2, STATE_FILES: 1, STATE_BYTES: 0}
     assert list(tree.namespace.readdir(ROOT, 0)) == []
 
 
