@@ -256,7 +256,8 @@ async def test_the_bytes_are_those_of_the_format_document(past: Past) -> None:
     names = {1: "state", 2: "inode", 3: "dirent", 5: "xattr", 6: "extent", 7: "chunk", 9: "pack", 10: "reap"}
     counts = Counter(names[code] for code, _, _ in rows)
     derived = {"position": counts["dirent"], "chunk_id": counts["chunk"]}
-    derived |= {"gateway": 0, "damaged": 0, "condemned": 0, "snapshot": 0, "history": 0}
+    absent = ("gateway", "damaged", "condemned", "snapshot", "history", "quota", "quota_used")
+    derived |= dict.fromkeys(absent, 0)
     assert manifest["rows"] == dict(counts) | derived
 
 
