@@ -21,6 +21,9 @@ SEND_S = 2
 """A daemon waits this long for us before it gives a record up."""
 WAITING_MAX = 1000
 """Records of our own that wait to be written; more are counted."""
+GATHER_S = 0.05
+"""What comes is left in the socket for this long, to be written together: each writing costs as much as a
+dozen records, and smbd makes several for each file."""
 BATCH_MAX = 512
 
 Parse = Callable[[bytes, Mapping[str, str]], Record | None]
@@ -72,6 +75,7 @@ class AuditChannel:
                 nursery.start_soon(self._write_added)
                 while True:
                     await trio.lowlevel.wait_readable(self._ours)
+                    await trio.sleep(GATHER_S)
                     await self._write(self._received())
         with trio.CancelScope(shield=True):
             while records := [*self._received(), *self._taken()]:

@@ -190,7 +190,6 @@ def _file_system(share: Share, *, audited: bool) -> Iterator[tuple[str, str]]:
     yield "store dos attributes", "yes"
     for name in ("archive", "hidden", "system", "readonly"):
         yield f"map {name}", "no"
-    yield "map acl inherit", "yes"
     yield "kernel share modes", "no"
     yield "kernel oplocks", "no"
     yield "posix locking", "yes"

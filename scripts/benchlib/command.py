@@ -97,7 +97,7 @@ def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
 @_option(
     "--only",
     default=",".join(workload.name for workload in WORKLOADS),
-    help=f"Workloads to report; also {', '.join(SHARES)}, or shares for these four.",
+    help=f"Workloads to report; also {', '.join(SHARES)}, or shares for all of these.",
 )
 @_option("--peers", default=",".join(PEERS), help="Whom to compare with; '' for nobody.")
 @_option(

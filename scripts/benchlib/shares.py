@@ -1,4 +1,4 @@
-"""The same file put and fetched through a share: on fusegw, on the disk, and past the share into the mount.
+"""The same files put and fetched through a share: on fusegw, on the disk, and past the share into the mount.
 
 All by the same clients, smbclient and libnfs's nfs-cp and nfs-cat, on the loopback; the servers are those of
 a gateway with its configuration, also where what they serve is a directory of the disk.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +28,18 @@ USER, PASSWORD = "bench", "the benchmark's own password"
 UID = 20000
 _MB = 1e6
 _TARGET = Target("FUSE mount", 0.8)
+_FEW = 1000
+"""Small files that are put and fetched; their number is part of no ratio."""
+_UNFIT = frozenset('<>:"\\|?*')
+"""Not in names on a share of SMB."""
 _OTHER = bytes(number ^ 0xA5 for number in range(256))
 Protocol = Literal["smb", "nfs"]
 
 SHARE_WORKLOADS = (
     Workload("smb-put", "put through SMB", "MB/s", _MB, target=_TARGET),
     Workload("smb-get", "get through SMB", "MB/s", _MB, target=_TARGET),
+    Workload("smb-files-put", "small files put through SMB", "files/s"),
+    Workload("smb-files-get", "small files got through SMB", "files/s"),
     Workload("nfs-put", "put through NFS", "MB/s", _MB, target=_TARGET),
     Workload("nfs-get", "get through NFS", "MB/s", _MB, target=_TARGET),
 )
@@ -48,6 +55,14 @@ class Place(Participant):
     @abstractmethod
     def get(self, protocol: Protocol, file: Path) -> Timed:
         """`file`, put before; from the server's disk, not from the kernel's page cache."""
+
+    @abstractmethod
+    def put_tree(self, tree: Path) -> None:
+        """The same for the files below `tree`, over SMB where there is a share."""
+
+    @abstractmethod
+    def get_tree(self, tree: Path, target: Path) -> None:
+        """`tree`, put before, into the directory `target`."""
 
     @abstractmethod
     def served(self, protocol: Protocol, file: Path) -> Path:
@@ -93,6 +108,12 @@ class Served(Place):
             else:
                 machine.run(["sh", "-c", 'exec nfs-cat "$1" >/dev/null', "sh", self._url(file)])
         return Timed(file.stat().st_size, watch.seconds)
+
+    def put_tree(self, tree: Path) -> None:
+        self._smb(f'prompt; recurse; lcd "{tree.parent}"; mput "{tree.name}"')
+
+    def get_tree(self, tree: Path, target: Path) -> None:
+        self._smb(f'prompt; recurse; lcd "{target}"; mget "{tree.name}"')
 
     def _smb(self, command: str) -> None:
         words = ["smbclient", "//127.0.0.1/smb", "-p", self.smb_port, "-A", self._login, "-c", command]
@@ -197,6 +218,12 @@ class PastTheShare(Gateway, Place):
             machine.run(["cp", self.served(protocol, file), "/dev/null"])
         return Timed(file.stat().st_size, watch.seconds)
 
+    def put_tree(self, tree: Path) -> None:
+        machine.run(["cp", "-r", tree, self.served("smb", tree)])
+
+    def get_tree(self, tree: Path, target: Path) -> None:
+        machine.run(["cp", "-r", self.served("smb", tree), target / tree.name])
+
     def served(self, protocol: Protocol, file: Path) -> Path:
         return self.root / f"{protocol}-{file.name}"
 
@@ -218,6 +245,45 @@ def _get(protocol: Protocol, place: Place, corpus: Corpus) -> dict[str, Timed]:
     return {f"{protocol}-get": place.get(protocol, _file(protocol, corpus))}
 
 
+def _put_few(place: Place, corpus: Corpus) -> dict[str, Timed]:
+    tree = _few(corpus)
+    machine.tree_bytes(tree)
+    machine.settle()
+    with Stopwatch() as watch:
+        place.put_tree(tree)
+    machine.run(["diff", "-r", tree, place.served("smb", tree)])
+    return {"smb-files-put": Timed(_count(tree), watch.seconds)}
+
+
+def _get_few(place: Place, corpus: Corpus) -> dict[str, Timed]:
+    tree, target = _few(corpus), place.directory / "fetched"
+    target.mkdir()
+    machine.forget_pages()
+    with Stopwatch() as watch:
+        place.get_tree(tree, target)
+    machine.run(["diff", "-r", tree, target / tree.name])
+    return {"smb-files-get": Timed(_count(tree), watch.seconds)}
+
+
+def _few(corpus: Corpus) -> Path:
+    """Some of the small files, by links."""
+    few = corpus.directory / "few"
+    if not few.exists():
+        new = few.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        found = (path for path in sorted(corpus.tree.rglob("*")) if path.is_file())
+        for path in islice((path for path in found if not _UNFIT & set(str(path))), _FEW):
+            target = new / path.relative_to(corpus.tree)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.hardlink_to(path)
+        new.rename(few)
+    return few
+
+
+def _count(tree: Path) -> int:
+    return sum(len(names) for _, _, names in os.walk(tree))
+
+
 def _file(protocol: Protocol, corpus: Corpus) -> Path:
     """Another one for NFS, of which nothing is stored already."""
     if protocol == "smb":
@@ -231,15 +297,17 @@ def _file(protocol: Protocol, corpus: Corpus) -> Path:
     return other
 
 
-SHARE_ACTS = tuple(
-    act
-    for protocol in ("smb", "nfs")
-    for act in (
-        Act((f"{protocol}-put",), lambda place, corpus, protocol=protocol: _put(protocol, place, corpus)),
-        Act(
-            (f"{protocol}-get",),
-            lambda place, corpus, protocol=protocol: _get(protocol, place, corpus),
-            after=f"{protocol}-put",
-        ),
+def _acts(protocol: Protocol) -> tuple[Act, ...]:
+    put, get = f"{protocol}-put", f"{protocol}-get"
+    return (
+        Act((put,), lambda place, corpus: _put(protocol, place, corpus)),
+        Act((get,), lambda place, corpus: _get(protocol, place, corpus), after=put),
     )
+
+
+SHARE_ACTS = (
+    *_acts("smb"),
+    Act(("smb-files-put",), _put_few),
+    Act(("smb-files-get",), _get_few, after="smb-files-put"),
+    *_acts("nfs"),
 )
