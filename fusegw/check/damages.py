@@ -2,6 +2,7 @@
 
 import msgspec
 
+from fusegw.meta.schema import DIRENT
 from fusegw.meta.view import View
 from fusegw.vfs.paths import Paths
 
@@ -80,12 +81,12 @@ class Damages:
         """All of it, with paths in the place of inodes."""
         everything = self.found()
         inodes = {ino for one in everything for ino in one.inodes}
-        paths = Paths(view, inodes, skip_damaged=True) if inodes else None
+        paths = Paths(view.sound(DIRENT), inodes) if inodes else None
         damage = []
         for one in everything:
             names: list[str] = []
             for ino in sorted(one.inodes):
                 if paths is not None and len(names) < self._files_max:
-                    names += paths.texts(ino) or [f"inode {ino}, which has no name"]
+                    names += paths.texts(ino) or [f"inode {ino}, which has no name but perhaps in snapshots"]
             damage.append(Damage(one.object, one.problem, names[: self._files_max], one.suffering))
         return damage

@@ -1,23 +1,28 @@
 """The invariants of data: extents cover their files, chunks are counted, packs know what lives in them.
 
-One pass over packs and chunks, one over inodes and extents together, one over the dedup index. Memory: some
+One pass over packs and chunks, one over inodes and extents together, one over what snapshots keep, one over
+the dedup index. Memory: some
 24 bytes a chunk, 40 a pack.
 """
 
+import struct
 from collections.abc import Iterator
 
 from fusegw.check.numbers import Numbers
 from fusegw.check.rows import Rows
+from fusegw.meta.history import decode_row, split_key
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
     CONDEMNED,
     DAMAGED,
     EXTENT,
+    HISTORY,
     HOLE,
     PACK,
     PACK_CLOSED,
     PACK_LOCAL,
+    TABLES,
     Chunk,
     Extent,
     Inode,
@@ -121,10 +126,28 @@ class Data:
                 f"chunk {extent.chunk:#x} is shorter than an extent says that refers to it"
             ).needed_by(ino)
 
+    def _history(self) -> None:
+        """What snapshots keep makes sense, and refers to chunks that are there."""
+        tables = {table.code: table for table in TABLES if table.kept}
+        for raw_key, row in self._rows.of(HISTORY):
+            prefix, _ = split_key(raw_key)
+            table = tables.get(prefix[0]) if prefix else None
+            if table is None:
+                self._rows.problem(f"history row {raw_key.hex()} is of no table that snapshots keep")
+                continue
+            try:
+                key, old = decode_row(table, prefix, row)
+            except struct.error as error:
+                self._rows.problem(f"history row {raw_key.hex()} makes no sense: {error}")
+                continue
+            if table is EXTENT and old is not None and old.chunk != HOLE:
+                self._refer(key[0], old)
+
     def compare(self) -> None:
         """What was counted against what chunks and packs say; the dedup index and the marks against both."""
         for _ in self._of((1 << 64) - 1):
             pass
+        self._history()
         columns = (self.chunks.column("count"), self.chunks.column("references"))
         for number, count, references in zip(self.chunks.keys, *columns, strict=True):
             if count != references:

@@ -14,6 +14,7 @@ from fusegw.meta.schema import (
     INODE,
     LOG_SEALED,
     LOG_TAIL,
+    SNAPSHOT,
     STATE,
     STATE_BYTES,
     STATE_FILES,
@@ -48,6 +49,7 @@ def check_index(
     data.compare()
     quotas.compare()
     _check_state(rows, names, data, highest, quotas.highest)
+    _check_snapshots(rows)
     _check_tail(rows)
     rows.read_rest()
     return data
@@ -69,6 +71,20 @@ def _check_state(rows: Rows, names: Names, data: Data, highest: int, highest_quo
         rows.problem(f"the next inode to be given out is {state.get(STATE_NEXT_INODE, 0)}, taken already")
     if highest_quota and state.get(STATE_NEXT_QUOTA, 0) <= highest_quota:
         rows.problem(f"the next quota would get number {state.get(STATE_NEXT_QUOTA, 0)}, taken already")
+
+
+def _check_snapshots(rows: Rows) -> None:
+    """Each has a place and a name of its own."""
+    slots: set[int] = set()
+    names: set[str] = set()
+    for _, snapshot in rows.of(SNAPSHOT):
+        if snapshot.slot in slots:
+            rows.problem(f"snapshot {snapshot.name!r} has the slot {snapshot.slot} of another one")
+        if not snapshot.dying and snapshot.name in names:
+            rows.problem(f"two snapshots are called {snapshot.name!r}")
+        slots.add(snapshot.slot)
+        if not snapshot.dying:
+            names.add(snapshot.name)
 
 
 def _check_tail(rows: Rows) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from fusegw.check.damages import Damages
 from fusegw.errors import Corrupt, Invalid, UnknownFormat
-from fusegw.meta.schema import CHUNK, EXTENT, PACK, PACK_LOCAL, Pack
+from fusegw.meta.history import decode_row, history_prefix, split_key
+from fusegw.meta.schema import CHUNK, EXTENT, HISTORY, PACK, PACK_LOCAL, Pack
 from fusegw.meta.view import View
 from fusegw.packs.format import (
     HEADER_SIZE,
@@ -75,10 +76,16 @@ def check_packs(view: View, store: ObjectStore, damages: Damages) -> Packs:
 
 
 def suffering(view: View, is_broken: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
-    """(inode, chunk number) of every extent that refers to a broken chunk."""
+    """(inode, chunk number) of every extent that refers to a broken chunk, those of snapshots included."""
     for (ino, _), extent in view.sound(EXTENT):
         if is_broken(extent.chunk):
             yield ino, extent.chunk
+    for key, row in view.sound(HISTORY, history_prefix(EXTENT, (0, 0))):
+        if key[0] != EXTENT.code:
+            return
+        (ino, _), past = decode_row(EXTENT, split_key(key)[0], row)
+        if past is not None and is_broken(past.chunk):
+            yield ino, past.chunk
 
 
 def frame_problem(store: ObjectStore, keys: PackKeys, pack: Pack) -> str | None:

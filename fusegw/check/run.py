@@ -22,9 +22,9 @@ from fusegw.check.numbers import Numbers
 from fusegw.check.packs import Packs, compare_packs, frame_problem, suffering
 from fusegw.check.reading import Verdict, store_reader, verify
 from fusegw.clock import Clock
-from fusegw.errors import NotFound
+from fusegw.errors import Busy, NotFound
 from fusegw.keys.hierarchy import VolumeKeys
-from fusegw.meta.schema import CHUNK, PACK, PACK_LOCAL, STATE, STATE_FILES, Chunk, Pack
+from fusegw.meta.schema import CHUNK, PACK, PACK_LOCAL, STATE, STATE_FILES, STATE_ROLLBACK, Chunk, Pack
 from fusegw.meta.view import View
 from fusegw.packs.files import PackFiles
 from fusegw.packs.format import Location, object_key
@@ -108,7 +108,7 @@ def run(
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Report:
     """Blocking. Damage is in the report; what says nothing about the volume (Unavailable, Denied, …) is
-    raised, and Invalid when the index is older than the store's log."""
+    raised, Invalid when the index is older than the store's log, Busy while a rollback is unfinished."""
     return _Run(check, on_progress).run(mend)
 
 
@@ -136,6 +136,11 @@ class _Run:
         if check.is_newest:
             refuse_if_behind(check.views, self._store)
         with check.views() as view:
+            if view.sound_row(STATE, STATE_ROLLBACK) is not None:
+                raise Busy(
+                    "a rollback of the volume is not finished: wait for it, or mount the volume for writing, "
+                    "which finishes it; then check"
+                )
             data = check_index(view, self._damages, self._read_rows)
             state = view.sound_row(STATE, STATE_FILES)
             report.files, report.chunks = int.from_bytes(state or b"", "big"), len(data.chunks)

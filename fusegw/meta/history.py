@@ -73,6 +73,12 @@ def decode_past(table: Table[Any, Any], key: Any, row: bytes) -> Any:
     return None if row == ABSENT else table.decode_value(key, row[1:])
 
 
+def decode_row(table: Table[Any, Any], prefix: bytes, row: bytes) -> tuple[Any, Any]:
+    """The key under a prefix, and the value in a row of its history."""
+    key = table.decode_key(prefix[1:-1])
+    return key, decode_past(table, key, row)
+
+
 def extent_chunk(key: bytes, row: bytes) -> int:
     """The chunk that a row of the history refers to, HOLE for none."""
     if key[0] != EXTENT.code or row == ABSENT:

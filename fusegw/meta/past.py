@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar
 
 from fusegw.meta.codec import Table
-from fusegw.meta.history import SEQ_END, decode_past, history_key, history_prefix, split_key
-from fusegw.meta.metadata import Metadata
+from fusegw.meta.history import SEQ_END, decode_past, decode_row, history_key, history_prefix, split_key
 from fusegw.meta.schema import DIRENT, HISTORY, INODE, POSITION, Snapshot
 
 K = TypeVar("K")
 V = TypeVar("V")
 _COOKIES_MAX = 4096
-_PREFIX_EXTRA = 1
 
 
 class Readable(Protocol):
@@ -25,13 +23,12 @@ class Readable(Protocol):
 
 
 class Past:
-    """A `Readable` of a snapshot that is alive. Rows of tables that snapshots do not keep are the present's.
-
-    Loop thread only.
+    """A `Readable` of a snapshot that is alive in `rows`, the present. Rows of tables that snapshots do not
+    keep are the present's. Used as `rows` is.
     """
 
-    def __init__(self, metadata: Metadata, snapshot: Snapshot) -> None:
-        self._metadata = metadata
+    def __init__(self, rows: Readable, snapshot: Snapshot) -> None:
+        self._rows = rows
         self._seq = snapshot.seq
         self._next_inode = snapshot.next_inode
         self._cookies: dict[int, int] = {}
@@ -40,19 +37,19 @@ class Past:
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row as it was, None when there was none."""
         if not table.kept:
-            return self._metadata.get(table, key)
+            return self._rows.get(table, key)
         prefix = history_prefix(table, key)
         low, high = history_key(prefix, self._seq), history_key(prefix, SEQ_END)
-        for _, row in self._metadata.scan(HISTORY, low, high):
+        for _, row in self._rows.scan(HISTORY, low, high):
             value: V | None = decode_past(table, key, row)
             break
         else:
-            value = self._metadata.get(table, key)
+            value = self._rows.get(table, key)
         return value if value is not None and self._was_there(table, key, value) else None
 
     def scan(self, table: Table[K, V], low: K, high: K, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
         """Rows as they were, with low <= key < high, ascending or descending."""
-        present = self._metadata.scan(table, low, high, reverse=reverse)
+        present = self._rows.scan(table, low, high, reverse=reverse)
         if not table.kept:
             yield from present
             return
@@ -62,7 +59,7 @@ class Past:
 
     def decode(self, table: Table[Any, Any], prefix: bytes, row: bytes) -> tuple[Any, Any]:
         """The key under a prefix of the history, and the value that the row has for this snapshot."""
-        key, value = _decoded(table, prefix, row)
+        key, value = decode_row(table, prefix, row)
         return key, value if value is not None and self._was_there(table, key, value) else None
 
     def _changed(self, table: Table[K, V], low: K, high: K, reverse: bool) -> Iterator[tuple[K, V | None]]:
@@ -71,16 +68,16 @@ class Past:
         first, last = code + table.encode_key(low), code + table.encode_key(high)
         current: bytes | None = None
         chosen: bytes | None = None
-        for key, row in self._metadata.scan(HISTORY, first, last, reverse=reverse):
+        for key, row in self._rows.scan(HISTORY, first, last, reverse=reverse):
             prefix, seq = split_key(key)
             if prefix != current:
                 if current is not None and chosen is not None:
-                    yield _decoded(table, current, chosen)
+                    yield decode_row(table, current, chosen)
                 current, chosen = prefix, None
             if seq >= self._seq and (reverse or chosen is None):
                 chosen = row
         if current is not None and chosen is not None:
-            yield _decoded(table, current, chosen)
+            yield decode_row(table, current, chosen)
 
     def _was_there(self, table: Table[Any, Any], key: Any, value: Any) -> bool:
         if table is INODE:
@@ -101,11 +98,6 @@ class Past:
                 self._cookies.clear()
             cookie = self._cookies[directory] = 0 if inode is None else inode.next_cookie
         return cookie
-
-
-def _decoded(table: Table[Any, Any], prefix: bytes, row: bytes) -> tuple[Any, Any]:
-    key = table.decode_key(prefix[1:-_PREFIX_EXTRA])
-    return key, decode_past(table, key, row)
 
 
 def _overlaid(

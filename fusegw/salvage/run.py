@@ -30,7 +30,17 @@ from fusegw.config import UNSENT_PREFIX, VolumePaths
 from fusegw.errors import Corrupt, Denied, Exists, FusegwError, Unavailable
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import INODE, PACK, PACK_LOCAL, ROOT_INODE, STATE, STATE_VOLUME_ID, XATTR, Inode
+from fusegw.meta.schema import (
+    DIRENT,
+    INODE,
+    PACK,
+    PACK_LOCAL,
+    ROOT_INODE,
+    STATE,
+    STATE_VOLUME_ID,
+    XATTR,
+    Inode,
+)
 from fusegw.meta.view import View
 from fusegw.packs.files import PackFiles
 from fusegw.packs.reader import PackReader
@@ -216,7 +226,7 @@ class _Source:
 
     def run(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> SourceReport:
         changes = changes_of(self._view)
-        paths = Paths(self._view, changes.inodes)
+        paths = Paths(self._view.rows(DIRENT), changes.inodes)
         problems = list(changes.problems)
         files: list[File] = []
         for number, ino in enumerate(sorted(changes.inodes)):

@@ -5,10 +5,9 @@ number of directories and not with that of the files.
 """
 
 import stat
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
-from fusegw.meta.schema import DIRENT, ROOT_INODE
-from fusegw.meta.view import View
+from fusegw.meta.schema import ROOT_INODE, Dirent
 
 Place = tuple[int, bytes]
 """A directory and a name in it."""
@@ -17,13 +16,12 @@ _DIRECTORY = stat.S_IFDIR >> 12
 
 
 class Paths:
-    """Where directories, and the inodes in `wanted`, are named. Raises Corrupt for damaged entries, unless
-    they are to be left out."""
+    """Where directories, and the inodes in `wanted`, are named, according to `entries`: all there are."""
 
-    def __init__(self, view: View, wanted: Container[int], *, skip_damaged: bool = False) -> None:
+    def __init__(self, entries: Iterable[tuple[Place, Dirent]], wanted: Container[int]) -> None:
         self._directories: dict[int, Place] = {}
         self._others: dict[int, list[Place]] = {}
-        for place, entry in view.sound(DIRENT) if skip_damaged else view.rows(DIRENT):
+        for place, entry in entries:
             if entry.kind == _DIRECTORY:
                 self._directories[entry.ino] = place
             elif entry.ino in wanted:

@@ -18,6 +18,7 @@ from fusegw.check.index import check_index
 from fusegw.check.numbers import Numbers
 from fusegw.clock import SystemClock
 from fusegw.meta import schema
+from fusegw.meta.history import ABSENT, history_key, history_prefix
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.quota import ACTIVE
 from fusegw.meta.schema import (
@@ -27,6 +28,7 @@ from fusegw.meta.schema import (
     DAMAGED,
     DIRENT,
     EXTENT,
+    HISTORY,
     INODE,
     PACK,
     PACK_LOCAL,
@@ -36,6 +38,7 @@ from fusegw.meta.schema import (
     QUOTA_USED,
     REAP,
     ROOT_INODE,
+    SNAPSHOT,
     STATE,
     STATE_BYTES,
     STATE_FILES,
@@ -50,6 +53,7 @@ from fusegw.meta.schema import (
     Pack,
     PackLocal,
     Quota,
+    Snapshot,
     Used,
     damaged_key,
 )
@@ -292,9 +296,11 @@ def test_each_broken_invariant_is_found(place: Path, name: str) -> None:
     "table", [table.name for table in schema.LOGGED_TABLES if table.name not in ("state", "gateway")]
 )
 def test_a_flipped_bit_in_any_table_is_named(place: Path, table: str) -> None:
-    if table in ("reap", "condemned"):
+    if table in ("reap", "condemned", "snapshot", "history"):
         metadata = open_index(place)
         with metadata.change() as change:
+            change.put(SNAPSHOT, 1, Snapshot(1, "first", 1, 0, 2, 1, 0))
+            change.put(HISTORY, history_key(history_prefix(INODE, 999), 1), ABSENT)
             change.put(REAP, 999, 0)
             change.put(CONDEMNED, 4711, Condemned(1, 1))
         commit(metadata)

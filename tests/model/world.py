@@ -18,6 +18,8 @@ import trio
 from trio.testing import MockClock
 
 from fusegw.assembly import Runtime, running_volume
+from fusegw.check.damages import Damages
+from fusegw.check.index import check_index as check_volume_index
 from fusegw.clock import SystemEntropy
 from fusegw.config import Tuning
 from fusegw.index import Source
@@ -160,6 +162,7 @@ class World:
                 await self.compare(runtime)
                 await runtime.volume.sync()
                 check_index(runtime.metadata)
+                self._check(runtime)
                 self.durable = self.reference.copy()
                 while self.operations < budget:
                     self.operations += 1
@@ -179,6 +182,13 @@ class World:
             self.snapshots = dict(self.stored_snapshots)
         self.reference = self.durable.copy()
         self.opened.clear()
+
+    def _check(self, runtime: Runtime) -> None:
+        """What users are told is what holds."""
+        damages = Damages()
+        with runtime.metadata.view() as view:
+            check_volume_index(view, damages)
+            assert [found.problem for found in damages.found()] == []
 
     async def _step(self, runtime: Runtime, background: trio.Nursery) -> None:
         self.reference.now += self.random.randrange(1, 10**9)
@@ -372,7 +382,7 @@ class World:
         }
         if len(self.reference.nodes) + len(past.nodes) > 120:
             return
-        if self.random.random() < 0.2:
+        if past.nodes[source].is_dir and self.random.random() < 0.2:
             await self._clone_half(volume, tree, source, parent, where)
         expected: str | None = None
         try:
