@@ -177,6 +177,8 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     follow: bool = False
     in_unified_mount: bool = True
     """`fusegw mount DIR` shows it among the others."""
+    snapshots_visible: bool = False
+    """The root lists `.snapshots`, which can be entered in any case."""
     on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """A command that is told when everything is in the store: the program's path and its arguments."""
     on_stored_url: str | None = None
@@ -436,6 +438,8 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is written, neither to the metadata nor to the store; no new epoch is taken."""
     follow: bool = False
     """A standby: what another gateway ships is shown as it comes; only with `read_only`, until promoted."""
+    snapshots_visible: bool = False
+    """The root lists `.snapshots`, which can be entered in any case."""
     tuning: Tuning = Tuning()
     hooks: HookSettings = HookSettings()
     unsafe_no_fencing: bool = False

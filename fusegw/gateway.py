@@ -34,6 +34,7 @@ from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 from fusegw.fuse.owed import Owed
+from fusegw.fuse.routing import Alone
 from fusegw.members import Members
 from fusegw.mounting import Mount
 from fusegw.serving import Host, served_volume
@@ -90,7 +91,7 @@ async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> No
         else:
             (volume,) = settings.volumes
             async with served_volume(volume, host, partial(Operations, owed=owed)) as operations:
-                failure = await mount.serve(operations, ready)
+                failure = await mount.serve(Alone(operations), ready)
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

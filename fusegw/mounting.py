@@ -17,10 +17,9 @@ import trio
 from fusegw.config import GatewaySettings
 from fusegw.daemon import mountpoint
 from fusegw.errors import Busy, FusegwError
-from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.mount import Session
-from fusegw.fuse.operations import Operations
+from fusegw.fuse.routing import Router
 from fusegw.sharing import Sharing
 
 LEAVE_S = 2.0
@@ -49,7 +48,7 @@ class Mount:
         self._leaving = trio.Event()
         self._ended = trio.Event()
 
-    async def serve(self, operations: Operations | Forest, on_ready: Callable[[], None]) -> Exception | None:
+    async def serve(self, operations: Router, on_ready: Callable[[], None]) -> Exception | None:
         """Serve until unmounted; returns what broke a mount that had been ready, raises what kept it from
         it."""
         options = self._settings.options

@@ -71,7 +71,7 @@ class Host(msgspec.Struct, frozen=True):
 class Handlers(Protocol[_Handlers]):
     """Makes the handlers of a volume."""
 
-    def __call__(self, volume: Volume, *, volume_number: int) -> _Handlers: ...
+    def __call__(self, volume: Volume, *, volume_number: int, snapshots_visible: bool) -> _Handlers: ...
 
 
 @asynccontextmanager
@@ -111,7 +111,11 @@ async def served_volume(
             decoded_bytes_max=host.decoded_bytes_max,
         )
         async with running_volume(source) as runtime:
-            operations = handlers(runtime.volume, volume_number=settings.volume_number)
+            operations = handlers(
+                runtime.volume,
+                volume_number=settings.volume_number,
+                snapshots_visible=settings.snapshots_visible,
+            )
             if settings.read_only:
                 operations.refuse_changes("volume is mounted read-only")
 

@@ -187,6 +187,7 @@ def _volume(
         allow_other=options.allow_other,
         read_only=follow or said.read_only or config.read_only,
         follow=follow,
+        snapshots_visible=config.snapshots_visible,
         tuning=config.tuning(),
         hooks=config.hooks(),
         unsafe_no_fencing=entry.unsafe_no_fencing,

@@ -17,9 +17,8 @@ import trio
 
 from fusegw.errors import Denied
 from fusegw.fuse import pace
-from fusegw.fuse.forest import Forest
 from fusegw.fuse.invalidation import Notices
-from fusegw.fuse.operations import Operations
+from fusegw.fuse.routing import Router
 
 TASKS_IDLE_MAX = 16
 TASKS_MAX = 1024
@@ -38,7 +37,7 @@ class Session:
 
     def __init__(
         self,
-        operations: Operations | Forest,
+        operations: Router,
         mountpoint: Path,
         *,
         fsname: str,

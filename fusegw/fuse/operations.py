@@ -7,7 +7,7 @@ told of it. It also clears set-user-id and set-group-id when contents or owner
 change, by a setattr of its own (HANDLE_KILLPRIV is not negotiated), but for one case: ATOMIC_O_TRUNC is, so
 truncation is part of `open` and they are cleared here.
 
-A handle is the inode's number: there is no table of handles that could leak.
+A handle is the inode's number below `handles`: there is no table of handles that could leak.
 """
 
 import errno
@@ -21,19 +21,26 @@ from typing import Any, NoReturn
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
+from fusegw.fuse.beside import Beside
 from fusegw.fuse.invalidation import Stale
 from fusegw.fuse.nodes import NodeIds
 from fusegw.fuse.owed import Owed
-from fusegw.fuse.replies import absent, entry_of, instant, waiting
+from fusegw.fuse.replies import (
+    COOKIE_DOT,
+    COOKIE_DOTDOT,
+    COOKIE_SNAPSHOTS,
+    VALID_S,
+    absent,
+    entry_of,
+    instant,
+    waiting,
+)
 from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.caller import Caller
+from fusegw.vfs.directories import SNAPSHOTS
 from fusegw.vfs.volume import Volume
 
-VALID_S = 86_400.0
-"""How long the kernel may believe names and attributes without asking again."""
-COOKIE_DOT, COOKIE_DOTDOT = 1, 2
-"""Positions of "." and ".." in every directory."""
 _CHANGES = (
     "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
     "setattr", "setxattr", "removexattr", "write",
@@ -57,14 +64,21 @@ class Operations(pyfuse3.Operations):
         volume_number: int,
         owed: Owed,
         alone: bool = True,
+        snapshots_visible: bool = False,
         valid_s: float = VALID_S,
     ) -> None:
-        """`alone`: the volume's root is the root of the mount. `owed` is the mount's."""
+        """`alone`: the volume's root is the root of the mount; `snapshots_visible`: it lists the directory of
+        the snapshots, which is there in any case. `owed` is the mount's."""
         super().__init__()
         self.owed = owed
         self._volume = volume
+        self.number = volume_number
         self._nodes = NodeIds(volume_number, alone=alone)
         self._inode_of = self._nodes.inode_of
+        self.handles = self._nodes.base
+        """What a handle has above the inode."""
+        self.beside = Beside(self, snapshots=lambda: self._volume.snapshots, valid_s=valid_s)
+        self._snapshots_visible = snapshots_visible
         self._valid_s = valid_s
         self._absent = absent(valid_s)
         self._refused: Callable[[], None] = lambda: None
@@ -88,6 +102,14 @@ class Operations(pyfuse3.Operations):
         for name in _CHANGES:
             self.__dict__.pop(name, None)
         self._refused = lambda: None
+
+    def root_entry(self) -> EntryAttributes:
+        """The attributes of the volume's root."""
+        return self._entry(self._present(ROOT_INODE))
+
+    def looked_up(self) -> EntryAttributes:
+        """The same, as an answer that makes the kernel hold one more reference."""
+        return self._remembered(self._present(ROOT_INODE))
 
     def stale(self, changed: Changed) -> Stale:
         """What the kernel may keep of what was changed; to be asked as soon as requests see the change."""
@@ -168,7 +190,7 @@ class Operations(pyfuse3.Operations):
 
     @instant
     def opendir(self, node: int, ctx: RequestContext) -> int:
-        return self._inode_of(node)
+        return self.handles | self._inode_of(node)
 
     @instant
     def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
@@ -182,6 +204,8 @@ class Operations(pyfuse3.Operations):
             if not reply(token, name, entry_of(inode, node_of(inode.ino), valid_s), position):
                 return
             remember(inode.ino)
+        if ino == ROOT_INODE and self._snapshots_visible and start < COOKIE_SNAPSHOTS:
+            reply(token, SNAPSHOTS, self.beside.by_name.entry(), COOKIE_SNAPSHOTS)
 
     @instant
     def releasedir(self, ino: int) -> None:
@@ -315,8 +339,12 @@ class Operations(pyfuse3.Operations):
         return self._entry(inode)
 
     def _looked_up(self, parent: int, name: bytes) -> EntryAttributes:
-        inode = self._volume.namespace.lookup(self._inode_of(parent), name)
-        return self._absent if inode is None else self._remembered(inode)
+        ino = self._inode_of(parent)
+        inode = self._volume.namespace.lookup(ino, name)
+        if inode is not None:
+            return self._remembered(inode)
+        directory = self.beside.directory(name) if ino == ROOT_INODE else None
+        return self._absent if directory is None else directory.entry()
 
     def _present(self, ino: int) -> Inode:
         inode = self._volume.inodes.get(ino)
@@ -326,7 +354,7 @@ class Operations(pyfuse3.Operations):
 
     def _opened(self, ino: int) -> FileInfo:
         self._volume.files.opened(ino)
-        return FileInfo(fh=ino, keep_cache=True)
+        return FileInfo(fh=pyfuse3.FileHandleT(self.handles | ino), keep_cache=True)
 
     def _dots(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> bool:
         """ "." and "..": the kernel takes their numbers and nothing else. False when the reply is full."""

@@ -16,6 +16,12 @@ from fusegw.errors import FusegwError
 from fusegw.fuse.owed import Owed
 from fusegw.meta.schema import Inode
 
+VALID_S = 86_400.0
+"""How long the kernel may believe names and attributes without asking again."""
+COOKIE_DOT, COOKIE_DOTDOT = 1, 2
+"""Positions of "." and ".." in every directory."""
+COOKIE_SNAPSHOTS = 1 << 62
+"""Position of the directory of the snapshots in a root that lists it: behind all others."""
 BLOCK_BYTES = 512
 """Unit of `st_blocks`."""
 IO_BYTES = 1 << 20

@@ -8,7 +8,7 @@ from its number, so a reader goes on where it was when others come and go.
 import errno
 import os
 import stat
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import pyfuse3
@@ -17,24 +17,9 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from fusegw.clock import Clock
 from fusegw.fuse.branch import Branch
 from fusegw.fuse.nodes import ROOT_NODE
-from fusegw.fuse.operations import COOKIE_DOT, COOKIE_DOTDOT
-from fusegw.fuse.replies import absent, entry_of, instant
+from fusegw.fuse.refusing import Refusing
+from fusegw.fuse.replies import COOKIE_DOT, COOKIE_DOTDOT, absent, entry_of, instant
 from fusegw.meta.schema import ROOT_INODE, Inode
-
-
-class Refusing:
-    """Handlers of nodes that cannot be asked: each request is answered with one errno."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self._refuse
-
-    async def _refuse(self, *_: Any) -> NoReturn:
-        raise FUSEError(self._code)
 
 
 class Root(Refusing):

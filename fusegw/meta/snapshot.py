@@ -1,13 +1,14 @@
 """The row of a snapshot. Sans I/O."""
 
 import struct
+import time
 
 import msgspec
 
 _SNAPSHOT = struct.Struct(">BBHqQQQq")
 _SNAPSHOT_ROW = 1
-SLOT_MAX = 0xEFFF
-"""Node ids have 16 bits for the slot of a snapshot; those above are for other uses."""
+SLOT_MAX = 0x6FFF
+"""Node ids have 16 bits for the slot of a snapshot; those above are for other views and directories."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +33,16 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     """`MADE_BY_*`."""
     dying: bool = False
     """Deleted; what only it needs is being freed."""
+
+
+TIME_LABEL = "@GMT-%Y.%m.%d-%H.%M.%S"
+"""How SMB clients name a moment."""
+TIME_LABEL_PREFIX = "@GMT-"
+
+
+def time_label(snapshot: Snapshot) -> bytes:
+    """When it was made, as SMB clients name it."""
+    return time.strftime(TIME_LABEL, time.gmtime(snapshot.created_ns // 10**9)).encode()
 
 
 MADE_BY_HAND, MADE_BY_SCHEDULE, MADE_BY_ROLLBACK = range(3)

@@ -80,6 +80,11 @@ class Unshipped:
         self._unreadable_commit = 0
         """Up to this commit nothing is known: the log tail could not be read."""
 
+    @property
+    def shipped_commit(self) -> int:
+        """The newest commit that the store's log has, with all before it."""
+        return self._shipped_commit
+
     def load(self, view: View) -> None:
         """Take in what the log tail of a freshly opened index has."""
         self._shipped_commit = view.head.commit

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from fusegw.errors import Corrupt
 from fusegw.meta.metadata import Change
 from fusegw.meta.past import Readable
-from fusegw.meta.schema import DIRENT, INODE, REAP, Dirent, Inode
+from fusegw.meta.schema import DIRENT, INODE, REAP, ROOT_INODE, Dirent, Inode
 from fusegw.vfs.inodes import Inodes
 
 NAME_MAX = 255
@@ -24,6 +24,10 @@ DIRECTORY_SIZE = 4096
 """`Inode.size` of every directory."""
 DOT, DOTDOT = b".", b".."
 DOTS = frozenset((DOT, DOTDOT))
+SNAPSHOTS, VERSIONS = b".snapshots", b".previous-versions"
+"""Directories in the root that are shown and not kept: the volume's snapshots by name, and by time."""
+_SHOWN = frozenset((SNAPSHOTS, VERSIONS))
+_TAKEN = DOTS | _SHOWN
 KIND_DIRECTORY = 0o4
 """`Dirent.kind` of a directory."""
 
@@ -54,8 +58,8 @@ class Directories:
     def vacancy(self, parent: int, name: bytes) -> Inode:
         """The directory a new `name` may be put into; OSError EEXIST, ENOENT (it was removed), and more."""
         directory = self.directory(parent)
-        if name in DOTS:
-            raise OSError(errno.EEXIST, "a directory's own names are taken")
+        if name in _TAKEN and (name in DOTS or is_shown(parent, name)):
+            raise OSError(errno.EEXIST, f"{name!r} is taken in directory {parent}")
         if not directory.nlink or not 0 < len(name) <= NAME_MAX:
             raise no_such(directory, name)
         if self._get(DIRENT, (parent, name)) is not None:
@@ -63,9 +67,12 @@ class Directories:
         return directory
 
     def entry(self, parent: int, name: bytes) -> Dirent:
-        """What `name` is in `parent`; OSError ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
+        """What `name` is in `parent`, to be taken away; OSError ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE, EROFS
+        (a directory of snapshots)."""
         entry = self._get(DIRENT, (parent, name)) if len(name) <= NAME_MAX else None
         if entry is None:
+            if is_shown(parent, name):
+                raise OSError(errno.EROFS, f"{name!r} holds the volume's snapshots and stays")
             raise no_such(self.directory(parent), name)
         return entry
 
@@ -75,6 +82,11 @@ class Directories:
         if inode is None:
             raise dangling(parent, name, entry.ino)
         return inode
+
+
+def is_shown(parent: int, name: bytes) -> bool:
+    """Whether the name is that of a directory that is shown and not kept."""
+    return parent == ROOT_INODE and name in _SHOWN
 
 
 def drop_link(change: Change, inodes: Inodes, inode: Inode, now: int) -> bool:

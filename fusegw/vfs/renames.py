@@ -18,6 +18,7 @@ from fusegw.vfs.directories import (
     SUBDIRECTORIES_MAX,
     Directories,
     drop_link,
+    is_shown,
     no_such,
 )
 from fusegw.vfs.inodes import Inodes
@@ -60,6 +61,8 @@ class Renames:
         source = self._directories.entry(parent, name)
         target = self._get(DIRENT, (new_parent, new_name)) if len(new_name) <= NAME_MAX else None
         if target is None:
+            if is_shown(new_parent, new_name):
+                raise OSError(errno.EEXIST, f"{new_name!r} holds the volume's snapshots and stays")
             if flags == EXCHANGE or not new_directory.nlink or not 0 < len(new_name) <= NAME_MAX:
                 raise no_such(new_directory, new_name)
         elif flags == NOREPLACE:

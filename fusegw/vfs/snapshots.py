@@ -6,7 +6,8 @@ background, and a mount goes on where the one before stopped.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from fusegw.meta.history import History
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.past import Past
 from fusegw.meta.schema import INODE, STATE_BYTES, STATE_FILES, STATE_NEXT_INODE, Inode, Snapshot, numbered
-from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX
+from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX, TIME_LABEL_PREFIX, time_label
 from fusegw.meta.unshipped import Standing
 from fusegw.vfs.files import Files
 from fusegw.vfs.names import Names
@@ -29,6 +30,11 @@ NAME_MAX = 255
 """Longest name of a snapshot, in bytes."""
 _ROWS_PER_STEP = 512
 _RETRY_S = 0.5
+_COMMITS_AHEAD = 2
+"""What is merged now is in one of so many commits: one may be on its way already."""
+_EPOCH_SHIFT = 40
+_SLOTS_PER_EPOCH = 7919
+"""Odd and prime, so that epochs that follow one another begin far from each other."""
 
 
 class PastInodes:
@@ -45,11 +51,11 @@ class PastInodes:
 class Tree:
     """The volume as one snapshot shows it. Loop thread only."""
 
-    def __init__(self, past: Past, reading: Reading) -> None:
+    def __init__(self, past: Past, reading: Reading, *, standing: Callable[[], Standing]) -> None:
         self.snapshot = past.snapshot
         self.inodes = PastInodes(past)
         self.names = Names(past, self.inodes)
-        self.xattrs = XattrReader(past, self.inodes, standing=lambda _: Standing.STORED)
+        self.xattrs = XattrReader(past, self.inodes, standing=lambda _: standing())
         self.past = past
         self._reading = reading
 
@@ -87,17 +93,38 @@ class Snapshots:
         self._epoch = epoch
         self._clock = clock
         self._last = 0
+        self._durable: dict[int, int] = {}
+        """By sequence, a commit that has the snapshot or is younger."""
         self._trees: dict[int, Tree] = {}
+        self._by_name: dict[bytes, Snapshot] = {}
+        self._by_time: dict[bytes, Snapshot] = {}
+        self._by_slot: dict[int, Snapshot] = {}
+        self.changed_ns = 0
+        """When one last came or went, as far as this run knows (since 1970)."""
         self._work = trio.Event()
         self.turn = trio.Lock()
         """Held by whoever changes which snapshots there are, or relies on them."""
         self.reload()
+        self._durable = dict.fromkeys(history.live, metadata.commit_number)
 
     def reload(self) -> None:
         """The index was changed from outside: take over what it says."""
         self._history.reload()
         self._last = max([self._last, *self._history.live, *self._history.dying])
         self._trees = {seq: tree for seq, tree in self._trees.items() if seq in self._history.live}
+        self._renew()
+
+    def _renew(self) -> None:
+        slots = {snapshot.slot: snapshot for snapshot in self}
+        if slots != self._by_slot or not self.changed_ns:
+            self.changed_ns = self._clock.time_ns()
+        self._by_slot = slots
+        self._by_name = {snapshot.name.encode(): snapshot for snapshot in self}
+        self._by_time = {time_label(snapshot): snapshot for snapshot in self}
+
+    def __len__(self) -> int:
+        """How many are alive."""
+        return len(self._by_slot)
 
     def __iter__(self) -> Iterator[Snapshot]:
         """Those that are alive, oldest first."""
@@ -105,7 +132,19 @@ class Snapshots:
 
     def find(self, name: str) -> Snapshot | None:
         """The snapshot with this name, None when there is none."""
-        return next((snapshot for snapshot in self if snapshot.name == name), None)
+        return self.named(name.encode())
+
+    def named(self, name: bytes) -> Snapshot | None:
+        """As `find`, by the name's bytes, whatever they are."""
+        return self._by_name.get(name)
+
+    def at_time(self, label: bytes) -> Snapshot | None:
+        """The newest one made in the second that SMB clients name `label` (`time_label`)."""
+        return self._by_time.get(label)
+
+    def in_slot(self, slot: int) -> Snapshot | None:
+        """The one that has this place in node ids."""
+        return self._by_slot.get(slot)
 
     def get(self, name: str) -> Snapshot:
         """The snapshot with this name; NotFound."""
@@ -118,8 +157,16 @@ class Snapshots:
         """What the snapshot shows."""
         tree = self._trees.get(snapshot.seq)
         if tree is None:
-            tree = self._trees[snapshot.seq] = Tree(Past(self._metadata, snapshot), self._reading)
+            standing = partial(self.standing, snapshot)
+            tree = Tree(Past(self._metadata, snapshot), self._reading, standing=standing)
+            self._trees[snapshot.seq] = tree
         return tree
+
+    def standing(self, snapshot: Snapshot) -> Standing:
+        """Whether the snapshot, with all that is in it, is in the store."""
+        commit = self._durable.get(snapshot.seq, 0)
+        stored = commit <= self._metadata.unshipped.shipped_commit or self._metadata.unshipped_since_ns is None
+        return Standing.STORED if stored else Standing.LOCAL
 
     async def create(self, name: str, *, made_by: int = MADE_BY_HAND, locked_until_ns: int = 0) -> Snapshot:
         """A snapshot of everything acknowledged so far, durable on this machine on return.
@@ -138,10 +185,11 @@ class Snapshots:
         """The snapshot that `put` would make of what the index says now. Exists, Invalid (the name, or there
         are too many)."""
         self._check_new(name)
+        seq = max(self._last + 1, numbered(self._epoch, 1))
         return Snapshot(
-            seq=max(self._last + 1, numbered(self._epoch, 1)),
+            seq=seq,
             name=name,
-            slot=self._free_slot(),
+            slot=self._free_slot(seq),
             created_ns=self._clock.time_ns(),
             next_inode=self._metadata.number(STATE_NEXT_INODE),
             files=self._metadata.number(STATE_FILES),
@@ -153,7 +201,9 @@ class Snapshots:
     def put(self, change: Change, snapshot: Snapshot) -> None:
         """The snapshot is there, or is another one from now on; merge the change at once."""
         self._last = max(self._last, snapshot.seq)
+        self._durable.setdefault(snapshot.seq, self._metadata.commit_number + _COMMITS_AHEAD)
         self._history.put(change, snapshot)
+        self._renew()
 
     async def delete(self, name: str) -> None:
         """The snapshot is out of sight, durably, on return; what only it needs is freed later. NotFound,
@@ -216,17 +266,20 @@ class Snapshots:
     def _check_new(self, name: str) -> None:
         if not 0 < len(name.encode()) <= NAME_MAX or "/" in name or "\0" in name or name in (".", ".."):
             raise Invalid(f"{name!r} cannot be the name of a snapshot: 1 to {NAME_MAX} bytes without /")
+        if name.startswith(TIME_LABEL_PREFIX):
+            raise Invalid(
+                f"{name!r} cannot be the name of a snapshot: {TIME_LABEL_PREFIX}… is a time to SMB clients"
+            )
         if self.find(name) is not None:
             raise Exists(f"the volume has a snapshot {name!r} already")
 
-    def _free_slot(self) -> int:
-        """The next one behind that of the newest snapshot, so that a slot comes back late."""
-        rows = [*self._history.live.values(), *self._history.dying.values()]
-        taken = {row.slot for row in rows}
+    def _free_slot(self, seq: int) -> int:
+        """Counted up with the sequence, so that a slot comes back late: what the kernel knows of the one that
+        had it before must be forgotten by then."""
+        taken = {row.slot for row in (*self._history.live.values(), *self._history.dying.values())}
         if len(taken) >= SLOT_MAX:
             raise Invalid(f"a volume can have {SLOT_MAX} snapshots; delete some")
-        slot = max(rows, key=lambda row: row.seq).slot if rows else 0
-        while True:
-            slot = slot % SLOT_MAX + 1
-            if slot not in taken:
-                return slot
+        slot = seq + (seq >> _EPOCH_SHIFT) * _SLOTS_PER_EPOCH
+        while slot % SLOT_MAX + 1 in taken:
+            slot += 1
+        return slot % SLOT_MAX + 1
