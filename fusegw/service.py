@@ -1,5 +1,5 @@
 """What a running gateway answers on its control socket: figures of its parts, and sync, cache drop, promote,
-collection, shares, shutdown."""
+collection, shares, snapshots, shutdown."""
 
 import os
 from collections import deque
@@ -32,12 +32,14 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
+from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
 from fusegw.errors import Fenced, Invalid, NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 from fusegw.quotas import change_quota, quota_list, quotas_near
 from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
+from fusegw.snapshots import SnapshotControl
 from fusegw.store.base import DELETE_BATCH_MAX
 from fusegw.vfs.mending import Suspect
 from fusegw.vfs.unstored import unstored_bytes
@@ -68,6 +70,7 @@ class Service:
         self._runtime = runtime
         self._hooks = hooks
         self._sharing = sharing
+        self._snapshots = SnapshotControl(settings, runtime, clock)
         self._clock = clock
         self._unmount = unmount
         self._promote = promote
@@ -87,6 +90,8 @@ class Service:
         runtime, settings, follower = self._runtime, self._settings, self._runtime.follower
         newest, collection = runtime.checkpointer.newest, runtime.collector.status()
         backlog, upload_rate = self._backlog(), runtime.health.upload_rate_bytes_s
+        snapshots = runtime.volume.snapshots
+        latest = snapshots.newest
         return StatusReply(
             pid=os.getpid(),
             volume=settings.volume,
@@ -122,6 +127,10 @@ class Service:
             gc_running=collection.running,
             gc_deleted_bytes=collection.deleted_bytes,
             gc_error=collection.error,
+            snapshots=len(snapshots),
+            newest_snapshot=None if latest is None else latest.name,
+            newest_snapshot_unix_s=None if latest is None else latest.created_ns / 1e9,
+            deleted_snapshots=snapshots.backlog,
             servers=self._sharing.status(),
             share_problems=self._sharing.problems(settings.volume),
             quotas_near=await quotas_near(runtime.quotas, runtime.whereabouts),
@@ -244,6 +253,16 @@ class Service:
         changed = await change_quota(runtime.quotas, runtime.whereabouts, wish)
         await runtime.committer.commit()
         return changed
+
+    async def snapshots(self) -> SnapshotsReply:
+        """See `SnapshotControl`, as for the next two."""
+        return self._snapshots.listing()
+
+    async def snapshot(self, name: str) -> SnapshotReply:
+        return await self._snapshots.shown(name)
+
+    async def change_snapshots(self, change: SnapshotChange) -> SnapshotsReply:
+        return await self._snapshots.change(change)
 
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""

@@ -39,6 +39,7 @@ COMMANDS = {
     "salvage": "salvage:salvage_command",
     "export": "export:export",
     "quota": "quota:quota",
+    "snapshot": "snapshot:snapshot",
     "gc": "gc:gc_command",
     "cache": "cache:cache",
     "key": "key:key",

@@ -5,6 +5,7 @@ progress and remarks go to standard error, and only to a terminal.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -120,6 +121,11 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def moment(unix_s: float | None) -> str:
+    """ "-", "2026-11-28 15:04:05Z": in UTC."""
+    return "-" if unix_s is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(unix_s))
 
 
 def ratio(value: float | None, *, percent: bool = False) -> str:

@@ -90,7 +90,7 @@ def sync(session: Session, place: str | None, wait: bool, as_json: bool) -> None
         else:
             print(f"{file.path} is in the store")
         return
-    with _progress(volume) as show:
+    with shipping(volume) as show:
         reply = site.client(volume).sync(wait=wait, on_progress=show)
     if as_json:
         output.print_json({"volume": volume} | msgspec.to_builtins(reply))
@@ -185,6 +185,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "files", f"{reply.files:,} ({reply.open_files:,} open)"
     yield "file sizes", output.size(reply.logical_bytes)
     yield "packs", output.size(reply.stored_bytes)
+    if reply.snapshots or reply.deleted_snapshots:
+        yield "snapshots", _snapshots(reply)
     if reply.dead_bytes is not None:
         condemned = output.size(reply.condemned_bytes or 0)
         yield "dead in packs", f"{output.size(reply.dead_bytes)}; {condemned} to be deleted"
@@ -224,6 +226,16 @@ def _server(server: ServerStatus) -> str:
     return text
 
 
+def _snapshots(reply: StatusReply) -> str:
+    text = f"{reply.snapshots:,}"
+    if reply.newest_snapshot is not None and reply.newest_snapshot_unix_s is not None:
+        made = output.moment(reply.newest_snapshot_unix_s)
+        text += f", the newest is {output.one_line(reply.newest_snapshot)} of {made}"
+    if reply.deleted_snapshots:
+        text += f"; {reply.deleted_snapshots:,} deleted ones are being freed"
+    return text
+
+
 def _scrub(scrub: ScrubStatus) -> str:
     text = f"{output.ratio(scrub.pass_done, percent=True)} of pass {scrub.passes + 1:,}"
     text += f"; {scrub.packs:,} packs ({output.size(scrub.read_bytes)}) since the mount"
@@ -244,7 +256,7 @@ def _health(health: StoreHealth) -> str:
 
 
 @contextmanager
-def _progress(volume: str) -> Iterator[Callable[[SyncProgress], None]]:
+def shipping(volume: str) -> Iterator[Callable[[SyncProgress], None]]:
     """A bar that follows a waiting sync on a terminal; nothing elsewhere."""
     most = 0
     with output.bar(f"shipping {volume}") as update:

@@ -33,6 +33,7 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
+from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
 from fusegw.errors import Denied, FusegwError, NotFound, Unavailable
 
 TIMEOUT_S = 30.0
@@ -58,7 +59,11 @@ def connect(socket_file: Path, timeout_s: float) -> socket.socket:
 
 def _refusal(socket_file: Path, error: OSError) -> FusegwError:
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
-        return NotFound(f"volume {socket_file.stem!r} is not mounted: no gateway listens on {socket_file}")
+        name = socket_file.stem
+        return NotFound(
+            f"volume {name!r} is not mounted: no gateway listens on {socket_file}; mount it with "
+            f"fusegw mount {name} DIRECTORY"
+        )
     if isinstance(error, PermissionError):
         return Denied(f"control socket {socket_file}: permission denied; run this as the gateway's user")
     return Unavailable(f"control socket {socket_file} cannot be reached: {error.strerror}")
@@ -126,6 +131,22 @@ class ControlClient:
     def change_quota(self, wish: QuotaWish) -> QuotaStatus:
         """The quota as it is then, or was before it was removed; durable."""
         return self._ask(Request(method="change_quota", quota=wish), QuotaStatus)
+
+    def snapshots(self) -> SnapshotsReply:
+        """All of them."""
+        return self._ask(Request(method="snapshots"), SnapshotsReply)
+
+    def snapshot(self, name: str) -> SnapshotReply:
+        """One of them, and what it holds, which takes a look at all of the index; NotFound."""
+        return self._ask(Request(method="snapshot", snapshot=name), SnapshotReply)
+
+    def change_snapshots(
+        self, change: SnapshotChange, on_progress: Callable[[SyncProgress], None]
+    ) -> SnapshotsReply:
+        """Durable on return; `on_progress` is called while it waits for the store. Those it was about."""
+        return self._ask(
+            Request(method="change_snapshots", snapshot_change=change), SnapshotsReply, on_progress
+        )
 
     def shutdown(self) -> ShutdownReply:
         return self._ask(Request(method="shutdown"), ShutdownReply)

@@ -16,6 +16,7 @@ import msgspec
 import fusegw.errors
 from exports.model import Share, User
 from exports.status import ServerStatus
+from fusegw.control.snapshots import SnapshotChange
 from fusegw.errors import FusegwError
 
 LINE_BYTES_MAX = 1 << 20
@@ -33,6 +34,9 @@ Method = Literal[
     "change_shares",
     "quotas",
     "change_quota",
+    "snapshots",
+    "snapshot",
+    "change_snapshots",
     "shutdown",
 ]
 _Reply = TypeVar("_Reply")
@@ -104,7 +108,7 @@ class QuotaWish(msgspec.Struct, frozen=True, kw_only=True):
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
     `change_shares` alone, `quota` by `change_quota` alone, `chunks` and `repair` by `mend` alone, `collect`
-    by the method of that name."""
+    and `snapshot` (a name) by the methods of those names, `snapshot_change` by `change_snapshots` alone."""
 
     method: Method
     wait: bool = False
@@ -114,6 +118,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     repair: bool = False
     collect: CollectWish = CollectWish()
     quota: QuotaWish = QuotaWish()
+    snapshot: str = ""
+    snapshot_change: SnapshotChange | None = None
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,6 +237,13 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """What collections deleted since the mount."""
     gc_error: str | None = None
     """Why the last one ended before its end; None when it did not."""
+    snapshots: int = 0
+    newest_snapshot: str | None = None
+    """Its name; None without."""
+    newest_snapshot_unix_s: float | None = None
+    """When it was made, in seconds since 1970."""
+    deleted_snapshots: int = 0
+    """Deleted ones of which not everything is freed yet."""
     servers: tuple[ServerStatus, ...] = ()
     """Of the gateway's shares, by protocol; those that offer nothing are left out."""
     share_problems: tuple[str, ...] = ()

@@ -39,6 +39,7 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
+from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
 from fusegw.errors import Busy, Denied, FusegwError, Invalid
 
 CLIENTS_MAX = 16
@@ -98,6 +99,16 @@ class Handler(Protocol):
 
     async def change_quota(self, wish: QuotaWish) -> QuotaStatus:
         """Make it durable; how the quota is then, or was before it was removed."""
+        ...
+
+    async def snapshots(self) -> SnapshotsReply: ...
+
+    async def snapshot(self, name: str) -> SnapshotReply:
+        """One snapshot and what it holds; NotFound. Cancelled when the client goes away."""
+        ...
+
+    async def change_snapshots(self, change: SnapshotChange) -> SnapshotsReply:
+        """Make the change durable. Cancelled when the client goes away while it waits for the store."""
         ...
 
     async def shutdown(self) -> ShutdownReply:
@@ -253,6 +264,15 @@ class _Server:
             return await self._handler.quotas()
         if request.method == "change_quota":
             return await self._handler.change_quota(request.quota)
+        if request.method == "snapshots":
+            return await self._handler.snapshots()
+        if request.method == "snapshot":
+            return await self._reporting(lines, partial(self._handler.snapshot, request.snapshot))
+        if request.method == "change_snapshots":
+            if request.snapshot_change is None:
+                raise Invalid("change_snapshots needs a change")
+            work_on = partial(self._handler.change_snapshots, request.snapshot_change)
+            return await self._reporting(lines, work_on)
         return await self._handler.shutdown()
 
     async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:

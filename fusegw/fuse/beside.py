@@ -33,8 +33,8 @@ class Present(Protocol):
     def root_entry(self) -> EntryAttributes:
         """The attributes of the volume's root."""
 
-    def looked_up(self) -> EntryAttributes:
-        """The same, as an answer that makes the kernel hold one more reference."""
+    def searched(self, pid: int) -> EntryAttributes:
+        """The same, for a thread that is going to look for the name of a directory in it."""
 
 
 class Beside:
@@ -53,6 +53,13 @@ class Beside:
         if name == SNAPSHOTS:
             return self.by_name
         return self.by_time if name == VERSIONS else None
+
+    def listed(self, *, whole: bool, visible: bool) -> "tuple[tuple[bytes, Listing], ...]":
+        """Those that the root lists: both when it shows all of it, else the one for people, if that is
+        wanted."""
+        if whole:
+            return (SNAPSHOTS, self.by_name), (VERSIONS, self.by_time)
+        return ((SNAPSHOTS, self.by_name),) if visible else ()
 
     def handlers(self, slot: int) -> "PastTree | Listing | None":
         """Those of a slot; None when nothing is there."""
@@ -121,7 +128,7 @@ class Listing(Refusing):
         if name == b".":
             return self.entry()
         if name == b"..":
-            return self._present.looked_up()
+            return self._present.searched(ctx.pid)
         snapshot = self._find(name)
         return self._absent if snapshot is None else self._root_of(snapshot)
 

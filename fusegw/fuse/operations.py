@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
-from fusegw.fuse.beside import Beside
+from fusegw.fuse.beside import Beside, Listing
 from fusegw.fuse.invalidation import Stale
 from fusegw.fuse.nodes import NodeIds
 from fusegw.fuse.owed import Owed
@@ -38,13 +38,15 @@ from fusegw.fuse.replies import (
 from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.caller import Caller
-from fusegw.vfs.directories import SNAPSHOTS
 from fusegw.vfs.volume import Volume
 
 _CHANGES = (
     "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
     "setattr", "setxattr", "removexattr", "write",
 )  # fmt: skip
+_WHOLE_ROOT = 0
+"""In a handle, the root with the directories it does not list otherwise; no inode has this number."""
+_SEARCHERS_MAX = 1024
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Operations(pyfuse3.Operations):
         """What a handle has above the inode."""
         self.beside = Beside(self, snapshots=lambda: self._volume.snapshots, valid_s=valid_s)
         self._snapshots_visible = snapshots_visible
+        self._searchers: set[int] = set()
         self._valid_s = valid_s
         self._absent = absent(valid_s)
         self._refused: Callable[[], None] = lambda: None
@@ -110,6 +113,15 @@ class Operations(pyfuse3.Operations):
     def looked_up(self) -> EntryAttributes:
         """The same, as an answer that makes the kernel hold one more reference."""
         return self._remembered(self._present(ROOT_INODE))
+
+    def searched(self, pid: int) -> EntryAttributes:
+        """The same, for a thread that has a handle of something in a directory of snapshots, as NFS servers
+        have. The kernel finds out its place on its behalf: it asks for what is above, and then reads the root
+        for the name. So the next listing that this thread opens has those directories too."""
+        if len(self._searchers) >= _SEARCHERS_MAX:
+            self._searchers.clear()
+        self._searchers.add(pid)
+        return self.looked_up()
 
     def stale(self, changed: Changed) -> Stale:
         """What the kernel may keep of what was changed; to be asked as soon as requests see the change."""
@@ -190,12 +202,20 @@ class Operations(pyfuse3.Operations):
 
     @instant
     def opendir(self, node: int, ctx: RequestContext) -> int:
-        return self.handles | self._inode_of(node)
+        ino = self._inode_of(node)
+        if self._searchers and ino == ROOT_INODE and ctx.pid in self._searchers:
+            self._searchers.discard(ctx.pid)
+            ino = _WHOLE_ROOT
+        return self.handles | ino
 
     @instant
     def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries after `cookie` as far as they fit; each one but "." and ".." counts as a lookup."""
         reply, node_of, valid_s = pyfuse3.readdir_reply, self._nodes.node_of, self._valid_s
+        beside: Sequence[tuple[bytes, Listing]] = ()
+        if ino <= ROOT_INODE:
+            beside = self.beside.listed(whole=ino == _WHOLE_ROOT, visible=self._snapshots_visible)
+            ino = ROOT_INODE
         if cookie < COOKIE_DOTDOT and not self._dots(ino, cookie, token):
             return
         remember = self._volume.remember
@@ -204,8 +224,9 @@ class Operations(pyfuse3.Operations):
             if not reply(token, name, entry_of(inode, node_of(inode.ino), valid_s), position):
                 return
             remember(inode.ino)
-        if ino == ROOT_INODE and self._snapshots_visible and start < COOKIE_SNAPSHOTS:
-            reply(token, SNAPSHOTS, self.beside.by_name.entry(), COOKIE_SNAPSHOTS)
+        for position, (name, directory) in enumerate(beside, COOKIE_SNAPSHOTS):
+            if start < position and not reply(token, name, directory.entry(), position):
+                return
 
     @instant
     def releasedir(self, ino: int) -> None:

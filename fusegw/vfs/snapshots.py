@@ -130,6 +130,11 @@ class Snapshots:
         """Those that are alive, oldest first."""
         return iter(self._history.live.values())
 
+    @property
+    def newest(self) -> Snapshot | None:
+        """The last one made that is alive; None when there is none."""
+        return next(reversed(self._history.live.values()), None)
+
     def find(self, name: str) -> Snapshot | None:
         """The snapshot with this name, None when there is none."""
         return self.named(name.encode())
@@ -209,15 +214,20 @@ class Snapshots:
         """The snapshot is out of sight, durably, on return; what only it needs is freed later. NotFound,
         Invalid (it is locked), Full."""
         async with self.turn:
-            snapshot = self.get(name)
-            now = self._clock.time_ns()
-            if snapshot.locked_until_ns > now:
-                left = (snapshot.locked_until_ns - now) // 10**9
-                raise Invalid(f"snapshot {name!r} is locked for another {left} s")
+            snapshot = self.deletable(name)
             self._trees.pop(snapshot.seq, None)
             self._put(replace(snapshot, dying=True))
             self._work.set()
             await self._committer.commit()
+
+    def deletable(self, name: str) -> Snapshot:
+        """The snapshot with this name, if it may be deleted now; NotFound, Invalid (it is locked)."""
+        snapshot = self.get(name)
+        now = self._clock.time_ns()
+        if snapshot.locked_until_ns > now:
+            left = (snapshot.locked_until_ns - now) // 10**9
+            raise Invalid(f"snapshot {name!r} is locked for another {left} s")
+        return snapshot
 
     async def lock(self, name: str, until_ns: int) -> Snapshot:
         """It cannot be deleted before `until_ns` (since 1970); a lock is never shortened. NotFound, Invalid,

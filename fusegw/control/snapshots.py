@@ -1,0 +1,68 @@
+"""Messages of the control socket about snapshots."""
+
+from typing import Literal
+
+import msgspec
+
+
+class CreateSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag_field="change", tag="create"):
+    """A snapshot of everything acknowledged so far."""
+
+    name: str = ""
+    """Empty: one is made from the time."""
+    locked_until_unix_s: float = 0
+    """It cannot be deleted before that."""
+    wait: bool = False
+    """Answer when it is in the store, with all that is in it."""
+
+
+class DeleteSnapshots(msgspec.Struct, frozen=True, kw_only=True, tag_field="change", tag="delete"):
+    """These go away: all of them, or none when one of them cannot."""
+
+    names: tuple[str, ...]
+
+
+class LockSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag_field="change", tag="lock"):
+    """It cannot be deleted before that; never shortened."""
+
+    name: str
+    locked_until_unix_s: float
+
+
+SnapshotChange = CreateSnapshot | DeleteSnapshots | LockSnapshot
+
+
+class SnapshotItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot; times in seconds since 1970."""
+
+    name: str
+    created_unix_s: float
+    made_by: Literal["hand", "schedule", "rollback"]
+    files: int
+    """Inodes in use then, of every kind."""
+    logical_bytes: int
+    """Of files, without their holes."""
+    locked_until_unix_s: float | None
+    """None when it is not locked (any more)."""
+    stored: bool
+    """Whether it is in the store, with all that is in it."""
+
+
+class SnapshotsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Snapshots, oldest first: all there are, or those that a change was about, as they were before it when
+    they are gone."""
+
+    snapshots: tuple[SnapshotItem, ...]
+
+
+class SnapshotReply(msgspec.Struct, frozen=True, kw_only=True):
+    """One snapshot, and what it holds as of the newest commit."""
+
+    snapshot: SnapshotItem
+    held_logical_bytes: int
+    """Of files, without their holes."""
+    held_stored_bytes: int
+    """Of the chunks they are made of, each once, as they are stored."""
+    unique_logical_bytes: int
+    """Of them, what neither the present nor another snapshot has: deleting it frees that."""
+    unique_stored_bytes: int
