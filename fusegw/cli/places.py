@@ -16,8 +16,8 @@ import msgspec
 from fusegw.cli.session import Site, complete_volume
 from fusegw.daemon import mountpoint
 from fusegw.daemon.mountpoint import FS_TYPE
-from fusegw.errors import Denied, NotFound, Unavailable
-from fusegw.fuse.nodes import VOLUME_SHIFT
+from fusegw.errors import Denied, Invalid, NotFound, Unavailable
+from fusegw.fuse.nodes import SLOT_MASK, SLOT_SHIFT, VOLUME_SHIFT
 from fusegw.meta.schema import INODE_MAX, ROOT_INODE
 
 STATE_XATTR = "user.fusegw.state"
@@ -59,6 +59,8 @@ def place_of(site: Site, text: str | None) -> Place | None:
         on = f"it is on {entry.path} ({entry.fs_type})" if entry else "nothing is mounted there"
         raise NotFound(f"{path} is not on a mounted volume: {on}")
     found = _stat(path)
+    if found.st_ino >> SLOT_SHIFT & SLOT_MASK:
+        raise Invalid(f"{path} belongs to a snapshot: fusegw snapshot list says whether that is in the store")
     # Only the root of a mount has a number that does not say which volume it is of.
     number = found.st_ino >> VOLUME_SHIFT
     known = site.registry.volumes()

@@ -118,6 +118,7 @@ class Snapshots:
         slots = {snapshot.slot: snapshot for snapshot in self}
         if slots != self._by_slot or not self.changed_ns:
             self.changed_ns = self._clock.time_ns()
+        self._durable = {seq: commit for seq, commit in self._durable.items() if seq in self._history.live}
         self._by_slot = slots
         self._by_name = {snapshot.name.encode(): snapshot for snapshot in self}
         self._by_time = {time_label(snapshot): snapshot for snapshot in self}
