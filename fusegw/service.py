@@ -70,7 +70,7 @@ class Service:
         self._runtime = runtime
         self._hooks = hooks
         self._sharing = sharing
-        self._snapshots = SnapshotControl(settings, runtime, clock)
+        self._snapshots = SnapshotControl(runtime, clock)
         self._clock = clock
         self._unmount = unmount
         self._promote = promote
@@ -255,13 +255,16 @@ class Service:
         return changed
 
     async def snapshots(self) -> SnapshotsReply:
-        """See `SnapshotControl`, as for the next two."""
+        """See `SnapshotControl`, as for the next one."""
         return self._snapshots.listing()
 
     async def snapshot(self, name: str) -> SnapshotReply:
         return await self._snapshots.shown(name)
 
     async def change_snapshots(self, change: SnapshotChange) -> SnapshotsReply:
+        """See `SnapshotControl`; Invalid when this gateway does not write the volume, Fenced when not any
+        more."""
+        self._refuse_to_write("its snapshots are made and deleted at its writer")
         return await self._snapshots.change(change)
 
     async def shutdown(self) -> ShutdownReply:

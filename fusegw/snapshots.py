@@ -8,7 +8,6 @@ import trio
 
 from fusegw.assembly import Runtime
 from fusegw.clock import Clock
-from fusegw.config import VolumeSettings
 from fusegw.control.snapshots import (
     CreateSnapshot,
     DeleteSnapshots,
@@ -18,7 +17,7 @@ from fusegw.control.snapshots import (
     SnapshotReply,
     SnapshotsReply,
 )
-from fusegw.errors import Fenced, Invalid
+from fusegw.errors import Invalid
 from fusegw.meta.holdings import Holdings, holdings_of
 from fusegw.meta.schema import Snapshot
 from fusegw.meta.unshipped import Standing
@@ -33,8 +32,7 @@ _MADE_BY = get_args(SnapshotItem.__annotations__["made_by"])
 class SnapshotControl:
     """The snapshots of one volume, for its commands. Loop thread only."""
 
-    def __init__(self, settings: VolumeSettings, runtime: Runtime, clock: Clock) -> None:
-        self._settings = settings
+    def __init__(self, runtime: Runtime, clock: Clock) -> None:
         self._runtime = runtime
         self._clock = clock
 
@@ -55,9 +53,7 @@ class SnapshotControl:
         )
 
     async def change(self, change: SnapshotChange) -> SnapshotsReply:
-        """Make it so, durably. Invalid where the volume is not written, Fenced when not any more; else as
-        `Snapshots`."""
-        self._check_writer()
+        """Make it so, durably, at the volume's writer. Raises as `Snapshots` does."""
         if isinstance(change, CreateSnapshot):
             return self._reply([await self._create(change)])
         if isinstance(change, DeleteSnapshots):
@@ -99,15 +95,6 @@ class SnapshotControl:
             chosen = f"{name}-{number}"
             number += 1
         return chosen
-
-    def _check_writer(self) -> None:
-        if self._runtime.source.read_only:
-            raise Invalid(
-                f"volume {self._settings.volume!r} is mounted read-only: its snapshots are made and deleted "
-                "where it is written"
-            )
-        if self._runtime.log.fenced is not None:
-            raise Fenced(str(self._runtime.log.fenced))
 
     def _holdings(self, snapshot: Snapshot) -> Holdings:
         with self._runtime.metadata.view() as view:

@@ -171,7 +171,9 @@ class Snapshots:
     def standing(self, snapshot: Snapshot) -> Standing:
         """Whether the snapshot, with all that is in it, is in the store."""
         commit = self._durable.get(snapshot.seq, 0)
-        stored = commit <= self._metadata.unshipped.shipped_commit or self._metadata.unshipped_since_ns is None
+        stored = (
+            commit <= self._metadata.unshipped.shipped_commit or self._metadata.unshipped_since_ns is None
+        )
         return Standing.STORED if stored else Standing.LOCAL
 
     async def create(self, name: str, *, made_by: int = MADE_BY_HAND, locked_until_ns: int = 0) -> Snapshot:

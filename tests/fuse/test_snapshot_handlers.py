@@ -17,6 +17,7 @@ from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock
 from fusegw.fuse.nodes import ROOT_NODE, SNAPSHOTS_SLOT, VERSIONS_SLOT
 from fusegw.fuse.operations import Operations
+from fusegw.fuse.owed import Owed
 from fusegw.fuse.routing import Alone, Router
 from fusegw.meta.snapshot import SLOT_MAX, Snapshot, time_label
 from fusegw.store.memory import MemoryStore
@@ -36,7 +37,7 @@ async def mounted(
 ) -> AsyncIterator[tuple[Router, Runtime]]:
     async with volume(source(base, store or MemoryStore(clock=SystemClock()))) as running:
         yield (
-            Alone(Operations(running.volume, volume_number=NUMBER, snapshots_visible=visible)),
+            Alone(Operations(running.volume, volume_number=NUMBER, owed=Owed(), snapshots_visible=visible)),
             running,
         )
 
