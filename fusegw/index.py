@@ -20,7 +20,7 @@ import trio
 from cache.disk import Disk, OsDisk
 from fusegw.clock import Clock, Entropy
 from fusegw.config import UNSENT_PREFIX, Tuning
-from fusegw.errors import Busy, Corrupt, Invalid, NotFound
+from fusegw.errors import Busy, Corrupt, FusegwError, Invalid, NotFound
 from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
@@ -288,14 +288,20 @@ def _retire(metadata: Metadata, source: Source) -> None:
         shutil.rmtree(source.meta_dir)
         return
     place = source.meta_dir.with_name(f"{UNSENT_PREFIX}{source.clock.time_ns()}")
-    place.mkdir(mode=0o700)
-    # The packs first: while the index is in its place, a mount that is cut off here sets aside again.
-    for name in packs:
-        file = source.cache_dir / "packs" / name[:2] / name
-        if file.exists():
-            shutil.move(file, place / name)
-    os.sync()
-    source.meta_dir.rename(place / "meta")
+    try:
+        place.mkdir(mode=0o700)
+        # The packs first: while the index is in its place, a mount that is cut off here sets aside again.
+        for name in packs:
+            file = source.cache_dir / "packs" / name[:2] / name
+            if file.exists():
+                shutil.move(file, place / name)
+        os.sync()
+        source.meta_dir.rename(place / "meta")
+    except OSError as error:
+        raise FusegwError(
+            f"changes of this host that never reached the store cannot be set aside in {place}: {error}; "
+            "free space there, or check its disk, and try again"
+        ) from None
     log.error(
         "changes of this host that never reached the store are kept in %s; to write their files out: "
         "fusegw salvage %s DIRECTORY",

@@ -7,8 +7,12 @@ For an index that nobody else uses and that is thrown away when the load does no
 of one load must come from one thread.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
+
+import lmdb
 
 from fusegw.errors import Corrupt
 from fusegw.meta.derived import chunk_id_row, position_row
@@ -50,7 +54,11 @@ class Load:
         self._tables = {table.code: table for table in LOGGED_TABLES}
 
     def add(self, records: bytes, what: str) -> None:
-        """The next part. Corrupt, naming `what`; then `abandon`."""
+        """The next part. Corrupt, naming `what`, or Full; then `abandon`."""
+        with self._full_when_refused():
+            self._add(records, what)
+
+    def _add(self, records: bytes, what: str) -> None:
         rows: list[tuple[bytes, bytes]] = []
         code = 0
         for found, key, value in decode_records(records, what):
@@ -68,7 +76,11 @@ class Load:
             self._commit()
 
     def finish(self, head: Head) -> dict[str, int]:
-        """Everything durable; the index is at `head`. How many rows each table has."""
+        """Everything durable; the index is at `head`. How many rows each table has. Full; then `abandon`."""
+        with self._full_when_refused():
+            return self._finish(head)
+
+    def _finish(self, head: Head) -> dict[str, int]:
         self._flush_positions()
         self._flush_chunk_ids()
         transaction = self._begun()
@@ -83,6 +95,13 @@ class Load:
         }
         self._commit()
         return counts
+
+    @contextmanager
+    def _full_when_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.Error as error:
+            raise self._metadata.saving_failed(error) from None
 
     def abandon(self) -> None:
         """End the open transaction; the index is of no use."""
@@ -148,6 +167,6 @@ class Load:
 
     def _commit(self) -> None:
         if self._transaction is not None:
-            self._transaction.commit()
-            self._transaction = None
+            transaction, self._transaction = self._transaction, None
+            transaction.commit()
         self._written = 0

@@ -14,6 +14,7 @@ looked at once in an interval, so an idle gateway learns of it as well.
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 import msgspec
 import trio
@@ -108,6 +109,8 @@ class LogShipper:
         self.head = metadata.head
         """What the store has."""
         metadata.unshipped.shipped(self.head.commit)
+        self._sealed: Sealed | None = None
+        """May be in the store while the index does not say so: its slot gets these bytes and no others."""
         self.shipped_bytes = 0
         """Of segments, since the start."""
         self.fenced: Fenced | None = None
@@ -174,6 +177,8 @@ class LogShipper:
 
     async def _ship(self) -> None:
         """One round: everything that was merged before is in the store on return."""
+        if self._sealed is not None:
+            await self._bring(self._sealed)
         while True:
             cut = await self._cut()
             kept = False
@@ -209,14 +214,19 @@ class LogShipper:
         parts = _parts(view, covered, self._part_bytes)
         while (part := await trio.to_thread.run_sync(next, parts, None)) is not None:
             records, final = part
-            sealed = await trio.to_thread.run_sync(self._seal, records, final, commit if final else covered)
-            await self._patiently(self._put, len(sealed.data), sealed)
-            gone = range(covered + 1, commit + 1) if final else range(0)
-            await trio.to_thread.run_sync(self._metadata.write, list(moved_on(sealed, gone)))
-            self.head = sealed.head
-            self.shipped_bytes += len(sealed.data)
+            seal = partial(self._seal, records, final, commit if final else covered)
+            self._sealed = await trio.to_thread.run_sync(seal)
+            await self._bring(self._sealed)
+
+    async def _bring(self, sealed: Sealed) -> None:
+        """The segment is in the store, and the index says so."""
+        await self._patiently(self._put, len(sealed.data), sealed)
+        gone = range(self.head.commit + 1, sealed.head.commit + 1)
+        await trio.to_thread.run_sync(self._metadata.write, list(moved_on(sealed, gone)))
+        self.head, self._sealed = sealed.head, None
+        self.shipped_bytes += len(sealed.data)
         self._metadata.renew()
-        self._metadata.unshipped.shipped(commit)
+        self._metadata.unshipped.shipped(self.head.commit)
 
     def _seal(self, records: bytes, final: bool, commit: int) -> Sealed:
         """Blocking: the next segment, its bytes durable here."""

@@ -109,9 +109,14 @@ def recover(
     if not recovered.head.seq:
         shutil.rmtree(building, ignore_errors=True)
         raise NotFound(f"{store.url} holds no log: the volume was never mounted for writing")
-    if meta_dir.exists():
-        meta_dir.rmdir()
-    building.rename(meta_dir)
+    try:
+        if meta_dir.exists():
+            meta_dir.rmdir()
+        building.rename(meta_dir)
+    except OSError as error:
+        raise FusegwError(
+            f"the recovered index cannot be put into {meta_dir}: {error}; check that disk"
+        ) from None
     return recovered
 
 

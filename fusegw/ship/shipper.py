@@ -82,6 +82,9 @@ class Shipper:
         self._unstored: dict[int, _Unstored] = {}
         self._queue: dict[int, None] = {}
         self._uploading: set[int] = set()
+        self._entered: list[int] = []
+        self._dropped: list[tuple[int, Pack]] = []
+        """Entered as closed, and given up: what follows waits for a commit, however often that fails."""
         self._work = trio.Event()
         self.progress = trio.Event()
         """Set, and replaced, whenever an upload succeeded or failed or a pack was dropped."""
@@ -140,13 +143,14 @@ class Shipper:
                 self._unstored[number] = _Unstored(self._chunks.opened_packs.pop(number), None)
             if close:
                 await trio.to_thread.run_sync(self._writer.close_current)
-            closed = self._writer.take_closed()
-            if closed:
-                for pack in closed:
-                    self._enter_closed(pack)
+            for pack in self._writer.take_closed():
+                self._enter_closed(pack)
+                self._entered.append(pack.number)
+            if self._entered:
                 await self._committer.commit()
-                for pack in closed:
-                    self._enqueue(pack.number)
+                for number in self._entered:
+                    self._enqueue(number)
+                self._entered.clear()
             await self._drop_dead()
 
     def _enter_closed(self, closed: ClosedPack) -> None:
@@ -175,7 +179,7 @@ class Shipper:
 
     async def _drop_dead(self) -> None:
         """Forget packs that died before they were stored: rows first, files after the commit."""
-        dropped = []
+        dropped: list[tuple[int, Pack]] = []
         _, merged = self._ingest_progress()
         for number in list(self._chunks.dead_packs):
             unstored = self._unstored.get(number)
@@ -189,16 +193,18 @@ class Shipper:
                 if number not in self._uploading:
                     self._queue.pop(number, None)
                     dropped.append((number, pack))
-        if not dropped:
-            return
         with self._metadata.change() as change:
             for number, _ in dropped:
                 change.delete(PACK, number)
                 change.delete(PACK_LOCAL, number)
+        self._dropped += dropped
+        if not self._dropped:
+            return
         await self._committer.commit()
-        for number, pack in dropped:
+        for number, pack in self._dropped:
             await trio.to_thread.run_sync(self._cache.discard, pack.pack_id.hex())
             self._unstored.pop(number, None)
+        self._dropped.clear()
         self._signal()
 
     def _may_break_promise(self) -> bool:
