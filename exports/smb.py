@@ -67,7 +67,7 @@ class SmbServer:
             name="smbd",
             argv=(*_SMBD, f"--configfile={self._places.configuration}"),
             directory=self._places.directory,
-            environment=self._with_audit(environment),
+            environment=self._preloaded(environment),
         )
         self._daemon = Daemon(
             command,
@@ -82,9 +82,7 @@ class SmbServer:
         self._problem = ""
         self._applying = trio.Lock()
 
-    def _with_audit(self, environment: dict[str, str]) -> dict[str, str]:
-        if self._audit is None:
-            return environment
+    def _preloaded(self, environment: dict[str, str]) -> dict[str, str]:
         try:
             libraries = [library("_smb_preload")]
         except ToolFailed as error:

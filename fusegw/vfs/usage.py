@@ -26,11 +26,11 @@ _NOTHING = Used()
 
 
 class Room(msgspec.Struct, frozen=True):
-    """What the limits leave an inode; None: no limit. `bytes_max` and `files_max` are the innermost ones."""
+    """What the tightest limits leave, and what is used of the innermost ones; None: no limit."""
 
-    bytes_max: int | None = None
+    bytes_used: int | None = None
     bytes_left: int | None = None
-    files_max: int | None = None
+    files_used: int | None = None
     files_left: int | None = None
 
 
@@ -111,13 +111,13 @@ class Usage:
             if quota.bytes_max:
                 room = replace(
                     room,
-                    bytes_max=room.bytes_max or quota.bytes_max,
+                    bytes_used=used.nbytes if room.bytes_used is None else room.bytes_used,
                     bytes_left=_less(room.bytes_left, quota.bytes_max - used.nbytes),
                 )
             if quota.files_max:
                 room = replace(
                     room,
-                    files_max=room.files_max or quota.files_max,
+                    files_used=used.files if room.files_used is None else room.files_used,
                     files_left=_less(room.files_left, quota.files_max - used.files),
                 )
         return room

@@ -5,7 +5,8 @@ come. `system.posix_acl_access` and `_default` are checked and change what they 
 mode and is stored only when it says more than the mode; a default ACL exists only on directories.
 
 `user.fusegw.state` is not kept but answered: how safe all that was acknowledged of the inode is (`Standing`).
-It can be read, of any kind of inode, and is never listed, so nobody copies it along with a file.
+It can be read, of any kind of inode, and is never listed, so nobody copies it along with a file. Likewise
+`user.fusegw.quota`: what the limits of quotas leave there, ENODATA where there are none.
 """
 
 import errno
@@ -25,6 +26,7 @@ from fusegw.vfs.directories import InodeSource
 from fusegw.vfs.inodes import Inodes
 
 STATE = b"user.fusegw.state"
+QUOTA = b"user.fusegw.quota"
 CREATE = 1
 REPLACE = 2
 NAME_MAX = 255
@@ -73,8 +75,8 @@ class XattrReader:
         """Whether `inode` may have such an attribute at all; `user_refusal` is what `user.` ones give
         otherwise.
         """
-        if name == STATE:
-            raise OSError(errno.EPERM, f"{STATE.decode()} says how safe a file is, it cannot be set")
+        if name in (STATE, QUOTA):
+            raise OSError(errno.EPERM, f"{name.decode()} tells how things are, it cannot be set")
         if not 0 < len(name) <= NAME_MAX:
             raise OSError(errno.ERANGE, f"attribute name of {len(name)} bytes, 1 to {NAME_MAX} are allowed")
         if name in _ACLS:
@@ -108,6 +110,22 @@ class Xattrs(XattrReader):
         self._metadata = metadata
         self._inodes = inodes
         self._clock = clock
+
+    def get(self, ino: int, name: bytes) -> bytes:
+        """See `XattrReader.get`."""
+        return self._quota(ino) if name == QUOTA else super().get(ino, name)
+
+    def _quota(self, ino: int) -> bytes:
+        """Lines "bytes USED LEFT" and "files USED LEFT", as far as there are such limits."""
+        room = self._inodes.usage.room(self._inode(ino).quota)
+        lines = []
+        if room.bytes_left is not None:
+            lines.append(f"bytes {room.bytes_used} {room.bytes_left}")
+        if room.files_left is not None:
+            lines.append(f"files {room.files_used} {room.files_left}")
+        if not lines:
+            raise OSError(errno.ENODATA, f"no quota limits inode {ino}")
+        return "\n".join(lines).encode()
 
     def set(self, ino: int, name: bytes, value: bytes, flags: int = 0, caller: Caller | None = None) -> None:
         """Create or replace; OSError EEXIST (CREATE), ENODATA (REPLACE), E2BIG, ENOSPC, EPERM, and those of

@@ -140,7 +140,7 @@ def test_a_quota_within_another_counts_for_both(limited: Limited) -> None:
     with failing(errno.EDQUOT):
         limited.tree.usage.refuse_bytes(number, 201)
     room = limited.tree.usage.room(number)
-    assert (room.bytes_max, room.bytes_left, room.files_max, room.files_left) == (5000, 200, 9, 7)
+    assert (room.bytes_used, room.bytes_left, room.files_used, room.files_left) == (700, 200, 2, 7)
     limited.check()
 
 
