@@ -13,6 +13,7 @@ from fusegw.meta.schema import INODE, QUOTA, STATE_NEXT_QUOTA, Used
 from fusegw.vfs import quotas as quotas_module
 from fusegw.vfs.quotas import Quotas
 from fusegw.vfs.retag import Retagger
+from fusegw.vfs.xattrs import QUOTA as XATTR_QUOTA
 from tests.vfs.counting import check_quotas
 from tests.vfs.trees import ADMIN, ROOT, Tree, failing
 
@@ -397,3 +398,22 @@ def test_a_wrong_sum_and_a_tree_that_was_missed_are_seen(limited: Limited) -> No
     with pytest.raises(AssertionError, match="counts for 0"):
         limited.check()
     assert limited.tree.metadata.get(QUOTA, 1) is not None and quota_rows.VOLUME_QUOTA == 0
+
+
+def test_an_attribute_tells_what_is_left(limited: Limited) -> None:
+    top = limited.mkdir(b"top")
+    ino, xattrs = limited.file(b"a", top, 300), limited.tree.xattrs
+    with failing(errno.ENODATA):
+        xattrs.get(ino, XATTR_QUOTA)
+    limited.quotas.set(ROOT, bytes_max=1000)
+    assert xattrs.get(ino, XATTR_QUOTA) == b"bytes 300 700"
+    limited.quotas.set(top, bytes_max=5000, files_max=9)
+    limited.count()
+    for there in (top, ino):
+        assert xattrs.get(there, XATTR_QUOTA) == b"bytes 300 700\nfiles 2 7"
+    assert xattrs.get(ROOT, XATTR_QUOTA) == b"bytes 300 700"
+    assert xattrs.list(top) == []
+    with failing(errno.EPERM):
+        xattrs.set(top, XATTR_QUOTA, b"bytes 0 0")
+    with failing(errno.ESTALE):
+        xattrs.get(12345, XATTR_QUOTA)
