@@ -350,6 +350,7 @@ def _build(
         usage,
         files,
         reaper,
+        retagger,
         quiet=recutter.turn,
         clock=clock,
     )

@@ -194,10 +194,13 @@ class Namespace(Names):
         """Give a whole tree that was made out of sight its name; its root has no link yet and its row in the
         reap table, and that many directories in it. `over`: what has the name goes, with all below it.
 
-        OSError EEXIST, ENOTDIR, ENOENT, ESTALE, EMLINK, and those of names.
+        OSError EEXIST, ENOTDIR, ENOENT, ESTALE, EMLINK, EBUSY (its quota is not the directory's any more),
+        and those of names.
         """
         directory = self.check_place(parent, name, over=over)
         root = self._inode(ino)
+        if root.quota != directory.quota:
+            raise OSError(errno.EBUSY, f"the quota of directory {parent} was changed meanwhile, try again")
         now = self._clock.time_ns()
         change = self._metadata.change()
         gone = 0

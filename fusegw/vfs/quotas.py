@@ -94,7 +94,7 @@ class Quotas:
                 number = self._free_number()
                 change.put(STATE, STATE_NEXT_QUOTA, encode_u64(number + 1))
                 change.put(QUOTA_USED, number, Used())
-                state, parent = COUNTING if directory.entries else ACTIVE, directory.quota
+                state, parent = COUNTING if directory.entries else ACTIVE, self._counted(directory)
             change.put(QUOTA, number, Quota(state, parent, ino, *limits))
             if directory.quota != number:
                 self._inodes.retag(change, ino, number)
@@ -115,6 +115,10 @@ class Quotas:
     def _of(self, ino: int) -> tuple[int, Quota] | None:
         rows = self._metadata.scan(QUOTA, 0, QUOTA_NUMBER_MAX + 1)
         return next((row for row in rows if row[1].directory == ino), None)
+
+    def _counted(self, directory: Inode) -> int:
+        """The quota it counts for; a number without one means the volume's."""
+        return directory.quota if self._metadata.get(QUOTA, directory.quota) else VOLUME_QUOTA
 
     def _directory(self, ino: int) -> Inode:
         directory = self._metadata.get(INODE, ino)

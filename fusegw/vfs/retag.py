@@ -9,7 +9,8 @@ looked at, so what is made in it from then on is born right. What comes into it 
 it comes, or gets a place behind those looked at, or is refused (`Crossings`). A directory on the way down
 cannot leave the tree: it would cross from one quota to another.
 
-Directories with a quota of their own are passed over with all below them; that quota gets a new parent.
+Directories with a quota of their own are passed over with all below them; that quota gets a new parent. A
+rollback puts inodes back with the numbers of another time: its last change makes every quota a job.
 """
 
 import logging
@@ -21,7 +22,7 @@ from fusegw.errors import FusegwError
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.quota import ACTIVE, COUNTING, QUOTA_NUMBER_MAX, REMOVING, VOLUME_QUOTA
-from fusegw.meta.schema import DIRENT, INODE, POSITION, QUOTA, Quota
+from fusegw.meta.schema import DIRENT, INODE, POSITION, QUOTA, STATE, STATE_ROLLBACK, Quota
 from fusegw.vfs.inodes import Inodes
 
 _ENTRIES_PER_STEP = 256
@@ -61,16 +62,15 @@ class Retagger:
         """There may be something to do."""
         self._work.set()
 
-    def recount(self) -> None:
+    def recount(self, change: Change) -> None:
         """Inodes were put back as they once were: all trees are to be counted again."""
-        with self._metadata.change() as change:
-            for number, quota in list(change.scan(QUOTA, 1, QUOTA_NUMBER_MAX + 1)):
-                self._inodes.usage.reparent(change, number, VOLUME_QUOTA)
-                removing = quota.state == REMOVING
-                if not removing:
-                    change.put(QUOTA, number, replace(quota, state=COUNTING, parent=VOLUME_QUOTA))
-                if change.get(INODE, quota.directory) is not None:
-                    self._inodes.retag(change, quota.directory, VOLUME_QUOTA if removing else number)
+        for number, quota in list(change.scan(QUOTA, 1, QUOTA_NUMBER_MAX + 1)):
+            self._inodes.usage.reparent(change, number, VOLUME_QUOTA)
+            removing = quota.state == REMOVING
+            if not removing:
+                change.put(QUOTA, number, replace(quota, state=COUNTING, parent=VOLUME_QUOTA))
+            if change.get(INODE, quota.directory) is not None:
+                self._inodes.retag(change, quota.directory, VOLUME_QUOTA if removing else number)
         self._walk = None
         self.look()
 
@@ -93,7 +93,9 @@ class Retagger:
                 self.look()
 
     def step(self, entries_max: int = _ENTRIES_PER_STEP) -> bool:
-        """Some entries further; False when there is nothing to do."""
+        """Some entries further; False when there is nothing to do, or a tree is not whole at present."""
+        if self._metadata.get(STATE, STATE_ROLLBACK) is not None:
+            return False
         with self._metadata.change() as change:
             quotas = dict(change.scan(QUOTA, 1, QUOTA_NUMBER_MAX + 1))
             walk = self._walk

@@ -46,6 +46,7 @@ from fusegw.meta.schema import (
 from fusegw.meta.snapshot import MADE_BY_ROLLBACK
 from fusegw.vfs.files import Files
 from fusegw.vfs.reaper import Reaper
+from fusegw.vfs.retag import Retagger
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 
@@ -70,6 +71,7 @@ class Rollback:
         usage: Usage,
         files: Files,
         reaper: Reaper,
+        retagger: Retagger,
         *,
         quiet: trio.Lock,
         clock: Clock,
@@ -82,6 +84,7 @@ class Rollback:
         self._usage = usage
         self._files = files
         self._reaper = reaper
+        self._retagger = retagger
         self._quiet = quiet
         self._clock = clock
         self.rows_per_step = 256
@@ -135,6 +138,7 @@ class Rollback:
         await self._unlink_born(target, changed)
         with self._metadata.change() as change:
             change.delete(STATE, STATE_ROLLBACK)
+            self._retagger.recount(change)
         await self._committer.commit()
         return changed
 

@@ -14,7 +14,7 @@ import trio
 from fusegw.assembly import Runtime
 from fusegw.errors import FusegwError
 from fusegw.meta.quota import ACTIVE, QUOTA_NUMBER_MAX
-from fusegw.meta.schema import EXTENT, HOLE, INODE, QUOTA, ROOT_INODE, Quota, Used
+from fusegw.meta.schema import EXTENT, HOLE, INODE, QUOTA, ROOT_INODE, STATE_NEXT_INODE, Quota, Used
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.volume import Volume
 from tests.model.steps import outcome, random_step, resolve
@@ -27,12 +27,16 @@ FILES = (None, 2, 5, 15, 40)
 _REFUSALS = ("EDQUOT", "EXDEV")
 
 
+class _Refused(Exception):
+    """A clone met a quota."""
+
+
 class QuotaWorld(World):
     """See the module."""
 
     def __init__(self, directory: Path, store: ObjectStore, seed: int) -> None:
         super().__init__(directory, store, seed)
-        self.refused = {"write": 0, "EDQUOT": 0, "EXDEV": 0}
+        self.refused = {"write": 0, "EDQUOT": 0, "EXDEV": 0, "clone": 0}
         self.counted = 0
         """Quotas of trees that were there before."""
         self._runtime: Any = None
@@ -122,6 +126,34 @@ class QuotaWorld(World):
             assert any(
                 quota.bytes_max and used.nbytes + new > quota.bytes_max for used, quota in self._limits(ino)
             ), f"{len(data)} bytes at {offset} of inode {ino} refused within all limits"
+
+    async def _roll_back(self, runtime: Runtime, name: str) -> None:
+        """The volume may hold more afterwards than is allowed by now."""
+        self._within.clear()
+        await super()._roll_back(runtime, name)
+
+    async def _clone(self, runtime: Runtime, name: str) -> None:
+        before, cloner = self.reference.copy(), runtime.volume.cloner
+        clone = cloner.clone
+
+        async def judged(*arguments: Any, **more: Any) -> Any:
+            try:
+                return await clone(*arguments, **more)
+            except OSError as error:
+                if error.errno in (errno.EDQUOT, errno.EBUSY):
+                    raise _Refused from None
+                raise
+
+        cloner.clone = judged  # type: ignore[method-assign]
+        try:
+            await super()._clone(runtime, name)
+        except _Refused:
+            self.refused["clone"] += 1
+            self.reference.become(before)
+            self.reference.next_ino = runtime.metadata.number(STATE_NEXT_INODE)
+            await self._settle_reaper(runtime)
+        finally:
+            del cloner.clone
 
     async def compare(self, runtime: Runtime) -> None:
         """And all counts."""

@@ -43,10 +43,14 @@ def _chain(quotas: dict, number: int) -> list[int]:
 def _check_trees(metadata: Metadata, inodes: dict, quotas: dict, apart: frozenset[int]) -> None:
     uppermost = {quota.directory: number for number, quota in quotas.items() if quota.state != REMOVING}
     for (parent, name), entry in metadata.scan(DIRENT, (0, b""), (_END, b"")):
-        inode, above = inodes[entry.ino], inodes[parent].quota
+        # A number without a quota counts for the volume alone.
+        number, above = (
+            one if one in quotas else 0 for one in (inodes[entry.ino].quota, inodes[parent].quota)
+        )
         own = uppermost.get(entry.ino)
         if own is not None:
-            assert inode.quota == own and quotas[own].parent == above, f"quota {own} at {name!r}"
+            around = quotas[own].parent
+            assert (number, around) == (own, above), f"quota {own} in {around} at {name!r}: {number}, {above}"
         elif entry.ino not in apart:
-            assert inode.quota == above, f"{name!r} counts for {inode.quota}, its directory for {above}"
-    assert inodes[ROOT_INODE].quota == 0
+            assert number == above, f"{name!r} counts for {number}, its directory for {above}"
+    assert inodes[ROOT_INODE].quota not in quotas

@@ -354,7 +354,8 @@ def test_trees_are_counted_again_after_inodes_were_put_back(limited: Limited) ->
             change.put(INODE, ino, inode)
             limited.tree.usage.moved(change, before, inode)
     assert limited.used(outer) == (0, 0)
-    limited.retagger.recount()
+    with limited.tree.metadata.change() as change:
+        limited.retagger.recount(change)
     limited.count()
     assert limited.used(outer) == (40, 6) and limited.used(inner) == (40, 5)
     limited.check()
