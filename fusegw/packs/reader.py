@@ -104,7 +104,8 @@ class PackReader:
         return sealed
 
     def _fetch(self, refs: Sequence[ChunkRef]) -> dict[bytes, list[Fetched]]:
-        """Fetch the blocks these chunks lack, pack by pack. An open pack is not in the store."""
+        """Fetch the blocks these chunks lack, pack by pack. An open pack is not in the store; of one that is
+        cut off nothing is fetched here: what is left of it has no whole blocks at its end."""
         lacking: dict[bytes, list[Range]] = {}
         for ref in refs:
             if ref.pack_size:
@@ -114,11 +115,14 @@ class PackReader:
                     ref.pack_id.hex(), place.offset, place.stored, size=ref.pack_size
                 ):
                     ranges.append((start, start + length))
-        return {
-            pack_id: self._fetcher.blocks(pack_id, merge(ranges))
-            for pack_id, ranges in lacking.items()
-            if ranges
-        }
+        fetched = {}
+        for pack_id, ranges in lacking.items():
+            if ranges:
+                try:
+                    fetched[pack_id] = self._fetcher.blocks(pack_id, merge(ranges))
+                except Corrupt:
+                    pass
+        return fetched
 
     def _read_fetched(self, ref: ChunkRef, fetched: Sequence[Fetched]) -> bytes:
         """The chunk from what was fetched, or the cache, which may have both halves of it; else by itself."""
