@@ -39,6 +39,8 @@ class Rows:
             if count % _STEP == 0:
                 self._pass(self.done + _STEP)
             try:
+                if not self.view.is_found(table, raw_key, stored):
+                    self.problem(f"table {table.name!r} has rows that looking up their keys does not find")
                 key = table.decode_key(raw_key)
                 yield key, table.decode(key, raw_key, stored)
             except Corrupt as error:
@@ -46,6 +48,8 @@ class Rows:
             except struct.error as error:
                 self.problem(f"row {raw_key.hex()} of table {table.name!r} makes no sense: {error}")
         self._pass(self.done + count % _STEP)
+        if count != self.view.count(table):
+            self.problem(f"table {table.name!r} has {self.view.count(table)} rows, {count} are found")
 
     def _pass(self, done: int) -> None:
         self.done = done

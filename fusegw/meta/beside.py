@@ -9,12 +9,13 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import lmdb
 
-from fusegw.errors import Corrupt, Denied, NotFound, UnknownFormat
+from fusegw.errors import Corrupt, NotFound, UnknownFormat
 from fusegw.meta import schema
+from fusegw.meta.opening import DATA_NAME, open_to_read
 from fusegw.meta.view import View
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -25,30 +26,11 @@ class IndexBeside:
 
     def __init__(self, directory: Path, *, map_size_bytes: int = 1 << 40) -> None:
         """NotFound when there is none, Denied, Corrupt, UnknownFormat."""
-        self._data = (directory / "data.mdb").resolve()
+        self._data = (directory / DATA_NAME).resolve()
         if not self._data.exists():
             raise NotFound(f"there is no metadata index in {directory}: mount the volume first")
+        self._env, self._databases = open_to_read(directory, map_size_bytes)
         try:
-            self._env = lmdb.open(
-                str(directory),
-                map_size=map_size_bytes,
-                max_dbs=32,
-                readonly=True,
-                create=False,
-                readahead=False,
-                max_spare_txns=0,
-            )
-        except (lmdb.ReadonlyError, PermissionError) as error:
-            raise Denied(f"metadata index {directory} cannot be read: {error}") from None
-        except lmdb.Error as error:
-            raise Corrupt(f"metadata index {directory} cannot be opened: {error}") from None
-        self._databases: dict[str, Any] = {}
-        try:
-            for table in schema.TABLES:
-                try:
-                    self._databases[table.name] = self._env.open_db(table.name.encode(), create=False)
-                except lmdb.NotFoundError:
-                    pass  # Written before there was this table: it has no rows.
             with self.view() as view:
                 stored = view.get(schema.STATE, schema.STATE_SCHEMA)
             found = int.from_bytes(stored or b"", "big")

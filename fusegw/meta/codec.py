@@ -43,7 +43,7 @@ class Table(Generic[K, V]):
         self.kept = kept
         """Whether snapshots see its rows as they were."""
         self.encode_key = encode_key
-        self.decode_key = decode_key
+        self._decode_key = decode_key
         self.encode_value = encode_value
         """The value's bytes, without the checksum."""
         self.decode_value = decode_value
@@ -51,6 +51,16 @@ class Table(Generic[K, V]):
 
     def __repr__(self) -> str:
         return f"Table({self.name})"
+
+    def decode_key(self, raw: bytes) -> K:
+        """The key in its encoded form; Corrupt when that is none."""
+        try:
+            return self._decode_key(raw)
+        except struct.error:
+            raise Corrupt(
+                f"metadata table {self.name!r} is damaged: {raw.hex()} is no key in it; restore the state "
+                "directory from a copy"
+            ) from None
 
     def encode(self, key: bytes, value: V) -> bytes:
         """The stored form of `value` under the encoded `key`."""

@@ -24,10 +24,11 @@ from typing import Any, Protocol, Self, TypeVar
 import lmdb
 
 from fusegw.clock import Clock, SystemClock
-from fusegw.errors import Busy, Corrupt, Full, UnknownFormat
+from fusegw.errors import Corrupt, Full, UnknownFormat
 from fusegw.meta import schema
 from fusegw.meta.codec import Table
 from fusegw.meta.layers import Layer, Rows, new_layer, overlay
+from fusegw.meta.opening import open_to_write
 from fusegw.meta.records import encode_delete, encode_put
 from fusegw.meta.unshipped import Standing, Unshipped, earlier
 from fusegw.meta.view import View
@@ -128,50 +129,39 @@ class Metadata:
         self._size_max_bytes = size_max_bytes
         self._reserve_bytes = reserve_bytes
         self._clock = clock or SystemClock()
-        try:
-            self._env = lmdb.open(
-                str(directory),
-                map_size=map_size_bytes,
-                max_dbs=32,
-                mode=0o600,
-                readahead=False,
-                max_spare_txns=4,
-            )
-        except lmdb.LockError as error:
-            raise Busy(f"metadata index {directory} is in use: {error}") from None
-        except lmdb.Error as error:
-            raise Corrupt(
-                f"metadata index {directory} cannot be opened: {error}; restore it from a copy"
-            ) from None
-        self.databases: dict[str, Any] = {}
-        """By table name; for `fusegw.meta` only."""
-        try:
-            for table in schema.TABLES:
-                self.databases[table.name] = self._env.open_db(table.name.encode())
-        except lmdb.Error as error:
-            self._env.close()
-            raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
+        self._env, self.databases = open_to_write(directory, map_size_bytes)
         self._pending = new_layer()
         self._frozen: Layer | None = None
         self._pending_rows = 0
         self._frozen_rows = 0
         self._pending_since_ns: int | None = None
         self._frozen_since_ns: int | None = None
-        self._reader = self._env.begin(buffers=False)
-        self._check_version()
-        self._keep_reserve()
-        self._used_bytes = self._measure()
         self.keeper: Keeper | None = None
         """None while there is no snapshot."""
         self.unshipped = Unshipped()
         """Whoever ships the log tells it how far that is."""
-        with self.view() as view:
-            self._commit = view.commit
-            self.unshipped.load(view)
+        self._reader: Any = None
+        try:
+            self._reader = self._env.begin(buffers=False)
+            self._check_version()
+            self._keep_reserve()
+            self._used_bytes = self._measure()
+            with self.view() as view:
+                for table in schema.LOCAL_TABLES:
+                    view.refuse_lost_rows(table)
+                self._commit = view.commit
+                self.unshipped.load(view)
+        except lmdb.Error as error:
+            self.close()
+            raise Corrupt(f"metadata index {directory} is damaged: {error}; restore it from a copy") from None
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let go of the files; what is still pending is lost."""
-        self._reader.abort()
+        if self._reader is not None:
+            self._reader.abort()
         self._env.close()
 
     # reading
@@ -480,7 +470,6 @@ class Metadata:
     def _check_version(self) -> None:
         found = self.number(schema.STATE_SCHEMA)
         if found not in (0, schema.SCHEMA_VERSION):
-            self.close()
             raise UnknownFormat(
                 f"metadata index {self._directory} has schema {found}, this fusegw knows "
                 f"{schema.SCHEMA_VERSION}; use the fusegw that wrote it, or a newer one"

@@ -487,7 +487,9 @@ LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     DAMAGED, CONDEMNED, SNAPSHOT, HISTORY, QUOTA, QUOTA_USED,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
-TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
+LOCAL_TABLES: tuple[Table[Any, Any], ...] = (PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
+"""What describes this gateway, and is nowhere else."""
+TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, *LOCAL_TABLES)
 
 
 def chunk_key(chunk_id: bytes) -> bytes:

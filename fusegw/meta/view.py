@@ -2,7 +2,7 @@
 
 A view knows the number of the commit it shows, so what is read from it belongs to exactly that place of the
 volume's history. It may be used from any thread, by one at a time. While it is open LMDB cannot use the pages
-again that were freed since, so it must be closed. A table that an older index does not have is empty.
+again that were freed since, so it must be closed.
 """
 
 import struct
@@ -27,16 +27,18 @@ class View:
     def __init__(self, environment: Any, databases: dict[str, Any]) -> None:
         self._databases = databases
         self._transaction = environment.begin(buffers=False)
-        row = self.get(LOCAL, LOCAL_HEAD)
-        self.head = Head() if row is None else decode_head(row)
-        """How much of it the log has."""
-        self.commit = self._last(LOG_TAIL) or self.head.commit
-        """Number of the newest commit in it."""
+        try:
+            row = self.get(LOCAL, LOCAL_HEAD)
+            self.head = Head() if row is None else decode_head(row)
+            """How much of it the log has."""
+            self.commit = self._last(LOG_TAIL) or self.head.commit
+            """Number of the newest commit in it."""
+        except BaseException:
+            self.close()
+            raise
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row, None when there is none."""
-        if table.name not in self._databases:
-            return None
         raw_key = table.encode_key(key)
         try:
             stored = self._transaction.get(raw_key, db=self._databases[table.name])
@@ -69,14 +71,21 @@ class View:
 
     def stored(self, table: Table[Any, Any], start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """All rows in order as they are stored, unchecked."""
-        if table.name not in self._databases:
-            return
         try:
             with self._transaction.cursor(db=self._databases[table.name]) as cursor:
                 if cursor.set_range(start) if start is not None else cursor.first():
                     yield from cursor.iternext()
         except lmdb.Error as error:
             raise _unreadable(table, error) from None
+
+    def is_found(self, table: Table[Any, Any], raw_key: bytes, stored: bytes) -> bool:
+        """Whether looking the key up leads to the row as well: pages that a pass in order does not need may
+        be damaged."""
+        try:
+            found: bytes | None = self._transaction.get(raw_key, db=self._databases[table.name])
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
+        return found == stored
 
     def checked(self, table: Table[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
         """All rows in order as they are stored; Corrupt at the first whose checksum does not fit."""
@@ -88,10 +97,21 @@ class View:
 
     def count(self, table: Table[Any, Any]) -> int:
         """How many rows there are."""
-        if table.name not in self._databases:
-            return 0
-        rows: int = self._transaction.stat(db=self._databases[table.name])["entries"]
+        try:
+            rows: int = self._transaction.stat(db=self._databases[table.name])["entries"]
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
         return rows
+
+    def refuse_lost_rows(self, table: Table[Any, Any]) -> None:
+        """Corrupt when reading all rows does not bring as many as there must be; for small tables."""
+        try:
+            with self._transaction.cursor(db=self._databases[table.name]) as cursor:
+                found = sum(1 for _ in cursor.iternext(values=False))
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
+        if found != self.count(table):
+            raise _unreadable(table, f"it has {self.count(table)} rows, {found} are found")
 
     def close(self) -> None:
         """Give the state up."""
@@ -106,9 +126,12 @@ class View:
         self.close()
 
     def _last(self, table: Table[int, Any]) -> int:
-        with self._transaction.cursor(db=self._databases[table.name]) as cursor:
-            return table.decode_key(cursor.key()) if cursor.last() else 0
+        try:
+            with self._transaction.cursor(db=self._databases[table.name]) as cursor:
+                return table.decode_key(cursor.key()) if cursor.last() else 0
+        except lmdb.Error as error:
+            raise _unreadable(table, error) from None
 
 
-def _unreadable(table: Table[Any, Any], error: Exception) -> Corrupt:
+def _unreadable(table: Table[Any, Any], error: object) -> Corrupt:
     return Corrupt(f"table {table.name!r} of the metadata index cannot be read: {error}")

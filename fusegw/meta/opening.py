@@ -1,0 +1,84 @@
+"""Opening the file of an index, for writing or beside its writer: it is whole as far as can be told at once.
+
+LMDB has no checksums, and takes a damaged file for what it then seems to be: with a flipped bit in a name
+there is one table less, and an empty one would take its place. So an index has all tables or is damaged; only
+a new one gets them, all in one transaction.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from fusegw.errors import Busy, Corrupt, Denied
+from fusegw.meta import schema
+from fusegw.meta.pages import REMEDY, refuse_cut_off
+
+DATA_NAME = "data.mdb"
+_TABLES_MAX = 32
+
+
+def open_to_write(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, Any]]:
+    """The environment and its databases by table name, made if there is nothing yet. Busy, Corrupt."""
+    refuse_cut_off(directory / DATA_NAME)
+    try:
+        environment = lmdb.open(
+            str(directory),
+            map_size=map_size_bytes,
+            max_dbs=_TABLES_MAX,
+            mode=0o600,
+            readahead=False,
+            max_spare_txns=4,
+        )
+    except lmdb.LockError as error:
+        raise Busy(f"metadata index {directory} is in use: {error}") from None
+    except lmdb.Error as error:
+        raise _damaged(directory, str(error)) from None
+    return environment, _databases(environment, directory, create=True)
+
+
+def open_to_read(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, Any]]:
+    """As `open_to_write`, for an index that is there. Denied, Corrupt."""
+    refuse_cut_off(directory / DATA_NAME)
+    try:
+        environment = lmdb.open(
+            str(directory),
+            map_size=map_size_bytes,
+            max_dbs=_TABLES_MAX,
+            readonly=True,
+            create=False,
+            readahead=False,
+            max_spare_txns=0,
+        )
+    except (lmdb.ReadonlyError, PermissionError) as error:
+        raise Denied(f"metadata index {directory} cannot be read: {error}") from None
+    except lmdb.Error as error:
+        raise _damaged(directory, str(error)) from None
+    return environment, _databases(environment, directory, create=False)
+
+
+def _databases(environment: Any, directory: Path, *, create: bool) -> dict[str, Any]:
+    try:
+        with environment.begin() as transaction:
+            create = create and not transaction.stat()["entries"]
+        if create:
+            with environment.begin(write=True) as transaction:
+                for table in schema.TABLES:
+                    environment.open_db(table.name.encode(), txn=transaction)
+        found = {}
+        for table in schema.TABLES:
+            try:
+                found[table.name] = environment.open_db(table.name.encode(), create=False)
+            except lmdb.NotFoundError:
+                raise _damaged(directory, f"it has no table {table.name!r}") from None
+    except lmdb.Error as error:
+        environment.close()
+        raise _damaged(directory, str(error)) from None
+    except Corrupt:
+        environment.close()
+        raise
+    return found
+
+
+def _damaged(directory: Path, why: str) -> Corrupt:
+    return Corrupt(f"metadata index {directory} is damaged: {why}; {REMEDY}")
