@@ -487,9 +487,7 @@ LOGGED_TABLES: tuple[Table[Any, Any], ...] = (
     DAMAGED, CONDEMNED, SNAPSHOT, HISTORY, QUOTA, QUOTA_USED,
 )  # fmt: skip
 """What describes the volume, in the order of checkpoints."""
-LOCAL_TABLES: tuple[Table[Any, Any], ...] = (PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
-"""What describes this gateway, and is nowhere else."""
-TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, *LOCAL_TABLES)
+TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TAIL, LOG_SEALED, ORPHAN)
 
 
 def chunk_key(chunk_id: bytes) -> bytes:

@@ -162,64 +162,6 @@ async def test_any_flipped_bit_of_log_and_checkpoint_is_found(stored: Stored) ->
     assert stored.check().whole
 
 
-def mutations(objects: dict[str, bytes], keys: list[str], draw: random.Random) -> dict[str, bytes | None]:
-    """One change to the store: what some keys hold then, None for nothing."""
-    key = draw.choice(keys)
-    data = objects[key]
-    match draw.randrange(4):
-        case 0:
-            return {key: flip(data, draw.randrange(len(data)))}
-        case 1:
-            return {key: data[: draw.randrange(1, len(data))]}
-        case 2:
-            return {key: None}
-    other = draw.choice([one for one in keys if one != key] or [key])
-    return {key: objects[other], other: data} if other != key else {key: data + b"0"}
-
-
-def expected_files(changed: dict[str, bytes | None], objects: dict[str, bytes]) -> bool:
-    """Whether files suffer for sure: a pack is gone, or cut off before its footer's half."""
-    return any(
-        key.startswith("packs/") and (data is None or len(data) < len(objects[key]) // 2)
-        for key, data in changed.items()
-    )
-
-
-@pytest.mark.parametrize("kind", ["packs/", "log/", "checkpoints/"])
-@pytest.mark.parametrize(
-    "rounds", [3, pytest.param(1000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
-)
-async def test_every_change_of_any_object_is_found(stored: Stored, kind: str, rounds: int) -> None:
-    """Bits flipped, cut off, deleted, exchanged; files that suffer are named; put back, all is well."""
-    draw = random.Random(rounds)
-    objects = stored.objects()
-    (place,) = {key.rpartition("/")[0] for key in objects if key.startswith("checkpoints/")}
-    position = int(place.rpartition("/")[2].partition("-")[0])
-    keys = [
-        key for key in objects if key.startswith(kind) and not (kind == "log/" and int(key[4:]) <= position)
-    ]
-    unfinished = 0
-    for number in range(rounds):
-        changed = mutations(objects, keys, draw)
-        for key, data in changed.items():
-            if data is None:
-                stored.store.delete([key])
-            else:
-                stored.change(key, data)
-        report = stored.check()
-        what = f"round {number}: {sorted(changed)}"
-        if any(data is None and key.endswith("/manifest") for key, data in changed.items()):
-            unfinished += 1  # Without its manifest it is no checkpoint: recovery reads the whole log.
-        else:
-            assert not report.whole, what
-        if expected_files(changed, objects):
-            assert any(damage.files for damage in report.damage), what
-        for key in changed:
-            stored.change(key, objects[key])
-    assert stored.check().whole
-    print(f"{rounds:,} changes of objects under {kind}: all found but {unfinished:,} deleted manifests")
-
-
 async def test_a_sample_is_chosen_by_its_seed(stored: Stored) -> None:
     first, again, other = (stored.check(share=0.3, seed=seed) for seed in (1, 1, 2))
     assert first.whole and 0 < first.chunks_read < first.chunks
