@@ -30,13 +30,26 @@ class DirectoryLock:
         os.close(self._fd)
 
 
+def _sync_way_to(disk: Disk, directory: str) -> None:
+    """Make the names of the directory and of those above it durable, whoever made them, up to the root of its
+    file system. What may not be read was not made by us.
+    """
+    below, device = os.path.abspath(directory), os.stat(directory).st_dev
+    while (above := os.path.dirname(below)) != below and os.stat(above).st_dev == device:
+        try:
+            disk.fsync_dir(above)
+        except PermissionError:
+            pass
+        below = above
+
+
 def lock_directory(disk: Disk, directory: str) -> DirectoryLock:
     """Make the cache directory (0700) durably and lock it. Raises CacheUnsuitable, CacheInUse."""
     try:
         disk.make_dir(os.path.join(directory, "packs"))
         os.chmod(directory, 0o700)
         disk.fsync_dir(directory)
-        disk.fsync_dir(os.path.dirname(os.path.abspath(directory)))
+        _sync_way_to(disk, directory)
         return DirectoryLock(directory)
     except OSError as error:
         raise CacheUnsuitable(

@@ -1,10 +1,10 @@
 """Which volumes this gateway knows: name, number, identity, and where their objects lie.
 
 The registry is `<state>/registry.json`, replaced atomically (temporary file, fsync, rename, fsync of the
-directory) under an flock of `<state>/registry.lock`. A volume's number (1 to 255) becomes the first byte of
-all its node ids, which NFS clients keep: a number once given is never given to another volume, not even after
-its volume is forgotten. A recovered volume brings its number along, and keeps it where nobody has it. It
-holds no secret.
+directory and of those above) under an flock of `<state>/registry.lock`. A volume's number (1 to 255) becomes
+the first byte of all its node ids, which NFS clients keep: a number once given is never given to another
+volume, not even after its volume is forgotten. A recovered volume brings its number along, and keeps it where
+nobody has it. It holds no secret.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from fusegw.durable import sync_directory, sync_way_to
 from fusegw.errors import Corrupt, Denied, Exists, Full, FusegwError, NotFound, UnknownFormat
 from fusegw.store.options import StoreOptions
 
@@ -159,11 +160,8 @@ class Registry:
                 file.flush()
                 os.fsync(handle)
             os.rename(temporary, self._file)
-            directory = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self._state_dir)
+            sync_way_to(self._state_dir)
         except OSError as error:
             raise FusegwError(f"{self._file} cannot be written: {error.strerror}") from error
 

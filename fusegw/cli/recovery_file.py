@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fusegw.durable import sync_directory
 from fusegw.errors import Denied, Exists, Full, Invalid, NotFound
 
 _ROOM_BYTES = 4096
@@ -51,11 +52,7 @@ def recovery_file(path: Path) -> Iterator[Callable[[str], None]]:
         os.close(descriptor)
         if not written:
             path.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def _make_room(descriptor: int, path: Path) -> None:

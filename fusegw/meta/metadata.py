@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self, TypeVar
 import lmdb
 
 from fusegw.clock import Clock, SystemClock
+from fusegw.durable import sync_directory, sync_way_to
 from fusegw.errors import Corrupt, Full, UnknownFormat
 from fusegw.meta import schema
 from fusegw.meta.codec import Table
@@ -130,6 +131,9 @@ class Metadata:
         self._reserve_bytes = reserve_bytes
         self._clock = clock or SystemClock()
         self._env, self.databases = open_to_write(directory, map_size_bytes)
+        # LMDB syncs what it writes, not the names of its files.
+        sync_directory(directory)
+        sync_way_to(directory)
         self._pending = new_layer()
         self._frozen: Layer | None = None
         self._pending_rows = 0

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fusegw.clock import Entropy
+from fusegw.durable import sync_directory, sync_way_to
 from fusegw.errors import Corrupt, Denied, Exists, Full, FusegwError, Invalid, NotFound, Unavailable
 from fusegw.store.base import (
     ObjectInfo,
@@ -130,7 +131,7 @@ class DirectoryStore:
                     self._expect_store()
         with self._errors("", writing=True):
             for directory in sorted(touched):
-                _fsync_directory(directory)
+                sync_directory(directory)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -155,7 +156,7 @@ class DirectoryStore:
         if self._marked:  # by another thread, just now
             return
         for made in _make_directories(self._top):
-            _fsync_directory(os.path.dirname(made))
+            sync_directory(os.path.dirname(made))
         with suppress(FileExistsError):
             os.mkdir(self._staging, 0o700)
 
@@ -184,13 +185,16 @@ class DirectoryStore:
         self._settle(directory)
 
     def _settle(self, directory: str) -> None:
-        """fsync `directory` and, the first time, the ones above that hold its name."""
-        _fsync_directory(directory)
+        """fsync `directory` and, the first time, the ones above that hold its name, and the store's own."""
+        sync_directory(directory)
         unsettled = []
         while directory not in self._settled and directory != self._top:
             unsettled.append(directory)
             directory = os.path.dirname(directory)
-            _fsync_directory(directory)
+            sync_directory(directory)
+        if self._top not in self._settled:
+            sync_way_to(self._top)
+            unsettled.append(self._top)
         self._settled.update(unsettled)  # only now may other threads rely on it
 
     def _walk(self, folder: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
@@ -319,14 +323,6 @@ def _make_directories(path: str) -> list[str]:
         above = _make_directories(os.path.dirname(path))
         return above + _make_directories(path)
     return [path]
-
-
-def _fsync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _links_work(staged: str) -> bool:
