@@ -11,11 +11,11 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.crash.load import content
+from tests.crash.load import content, sync_directory
 from tests.crash.rebuilt import Entry, Tree
 
 PATHS_MAX = 60
@@ -23,11 +23,14 @@ SHARED = 12
 """Contents that all journals know."""
 SIZES = (0, 10, 3_000, 20_000, 150_000, 400_000, 2_000_000)
 _FILE, _DIRECTORY, _LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
-_KINDS = (
+KINDS = (
     *("create",) * 6, *("append",) * 3, *("overwrite",) * 2, *("rename",) * 3, *("unlink",) * 3,
     "truncate", "mkdir", "symlink", "link", "chmod", "setxattr", "rmdir",
 )  # fmt: skip
+"""Of steps, each as often as it is drawn; "fsyncdir" is one more, for those who ask for it."""
 _WRITES = ("create", "append", "overwrite")
+SYNCED = (*_WRITES, "fsyncdir")
+"""Steps that have made all before them durable when they return."""
 _REFUSABLE = (*_WRITES, "mkdir", "symlink", "link", "chmod", "setxattr", "rename")
 """What may fail for want of room; `unlink`, `rmdir` and `truncate` never do."""
 
@@ -94,6 +97,8 @@ class Model:
             nodes[path].mode = stat.S_IFMT(nodes[path].mode) | step.number
         elif step.kind == "setxattr":
             nodes[path].xattrs[b"user.number"] = b"%d" % step.number
+        elif step.kind == "fsyncdir":
+            pass
         elif step.kind == "rename":
             moved = [name for name in nodes if name == path or name.startswith(path + "/")]
             for name in sorted(moved):
@@ -108,13 +113,25 @@ class Model:
 class Journal:
     """Works on `root` and notes each step before it is made.
 
-    repeats: share of the writes whose data is one of a few that all journals know.
+    repeats: share of the writes whose data is one of a few that all journals know. `note` gets "begun" and
+    "done" of each step, with how many steps there are by then.
     """
 
-    def __init__(self, seed: int, *, repeats: float = 0.0) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        repeats: float = 0.0,
+        kinds: Sequence[str] = KINDS,
+        sizes: Sequence[int] = SIZES,
+        note: Callable[[str, int, Step], None] = lambda event, number, step: None,
+    ) -> None:
         self._chance = random.Random(seed)
         self._seed = seed
         self._repeats = repeats
+        self._kinds = kinds
+        self._sizes = sizes
+        self._note = note
         self._count = 0
         self._base = Model()
         self._model = Model()
@@ -173,6 +190,10 @@ class Journal:
         self.done = self.synced = len(self._steps)
         return more
 
+    def find(self, found: Tree, first: int, last: int) -> int:
+        """The step after which the tree is `found`; AssertionError when it is none from `first` to `last`."""
+        return self._search(found, first, last)[0]
+
     def verify_all(self, found: Tree) -> None:
         """Nothing was lost, and nobody is at work; AssertionError unless it is the tree after all steps."""
         right = self._model.tree()
@@ -196,6 +217,7 @@ class Journal:
 
     def _work(self, root: Path, step: Step, *, may_be_full: bool) -> None:
         self._steps.append(step)
+        self._note("begun", len(self._steps), step)
         try:
             _perform(root, step)
         except OSError as error:
@@ -204,7 +226,7 @@ class Journal:
             self._withdraw(root, self._steps.pop())
             return
         self._made(step)
-        if step.kind in _WRITES:
+        if step.kind in SYNCED:
             self.synced = self.done
             self.ever_synced += 1
             self.ever_written += len(step.data)
@@ -227,37 +249,39 @@ class Journal:
         self._model.apply(step)
         self.done += 1
         self.ever_done += 1
+        self._note("done", self.done, step)
 
-    def _search(self, found: Tree, first: int) -> tuple[int, Model, Step | None]:
+    def _search(self, found: Tree, first: int, last: int | None = None) -> tuple[int, Model, Step | None]:
         """After which step at or behind the one with the number `first` it is the tree, the model of it, and
         the next step as far as it is there."""
-        for number, model in self._possible(first):
-            later, torn = self._steps[number] if number < len(self._steps) else None, None
+        begun = self._steps[:last]
+        for number, model in self._possible(first, begun):
+            later, torn = begun[number] if number < len(begun) else None, None
             if later is not None and later.kind in _WRITES and _is_within(found, model, later):
                 torn = replace(later, number=0, data=found[later.path].content)
                 model.apply(torn)
             if model.tree() == found:
                 return number, model, torn
-        raise AssertionError(self._difference(found, first))
+        raise AssertionError(self._difference(found, first, begun))
 
-    def _possible(self, first: int) -> Iterator[tuple[int, Model]]:
+    def _possible(self, first: int, begun: list[Step]) -> Iterator[tuple[int, Model]]:
         model = self._base.copy()
-        for step in self._steps[:first]:
+        for step in begun[:first]:
             model.apply(step)
         yield first, model.copy()
-        for number, step in enumerate(self._steps[first:], first + 1):
+        for number, step in enumerate(begun[first:], first + 1):
             model.apply(step)
             yield number, model.copy()
 
-    def _difference(self, found: Tree, first: int) -> str:
+    def _difference(self, found: Tree, first: int, begun: list[Step]) -> str:
         """From the state that is nearest by name."""
         best = ""
-        for number, model in self._possible(first):
+        for number, model in self._possible(first, begun):
             what = self._wrong(found, model.tree())
             if not best or len(what) < len(best):
-                step = f", next {self._steps[number]!r:.120}" if number < len(self._steps) else ""
+                step = f", next {begun[number]!r:.120}" if number < len(begun) else ""
                 best = f"nearest is step {number}{step}: {what}"
-        return f"the tree after no step from {first} to {len(self._steps)}; {best}"
+        return f"the tree after no step from {first} to {len(begun)}; {best}"
 
     def _wrong(self, found: Tree, right: Tree) -> str:
         wrong = [path for path in right.keys() | found.keys() if right.get(path) != found.get(path)]
@@ -266,7 +290,7 @@ class Journal:
     def _next(self) -> Step:
         chance, model = self._chance, self._model
         while True:
-            kind = chance.choice(_KINDS)
+            kind = chance.choice(self._kinds)
             files = model.names(stat.S_IFREG)
             others = model.names(stat.S_IFREG, stat.S_IFLNK)
             directories = model.names(stat.S_IFDIR)
@@ -279,6 +303,8 @@ class Journal:
                 return Step(kind, new, data=self._data())
             if kind == "mkdir":
                 return Step(kind, new)
+            if kind == "fsyncdir":
+                return Step(kind, place)
             if kind == "symlink":
                 return Step(kind, new, f"to {self._count}")
             if kind == "rmdir":
@@ -316,7 +342,7 @@ class Journal:
         return Step("rename", path, over)
 
     def _data(self) -> bytes:
-        size = self._chance.choice(SIZES)
+        size = self._chance.choice(self._sizes)
         if self._chance.random() < self._repeats:
             return content(-self._chance.randint(1, SHARED), size)
         return content(self._seed * 1_000_003 + self._count, size)
@@ -344,6 +370,8 @@ def _perform(root: Path, step: Step) -> None:
         getattr(os, step.kind)(path, step.number)
     elif step.kind == "mkdir":
         os.mkdir(path, 0o755)
+    elif step.kind == "fsyncdir":
+        sync_directory(path)
     else:
         getattr(os, step.kind)(path)
 

@@ -43,7 +43,7 @@ class Writer:
         """Until told to stop, or the mount fails."""
         try:
             os.makedirs(self.directory, exist_ok=True)
-            _sync_directory(self.directory.parent)
+            sync_directory(self.directory.parent)
             while not stop.is_set():
                 self._step()
         except OSError:
@@ -103,7 +103,7 @@ class Writer:
         self.growing = (name, (), part)
         self._write(name, content(*part), os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._may(name, (part,))
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         self._must(name, (part,))
 
     def _replace(self, name: str) -> None:
@@ -111,7 +111,7 @@ class Writer:
         self._write("replacement", content(*part), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._may(name, (part,))
         os.rename(self.directory / "replacement", self.directory / name)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         self._must(name, (part,))
 
     def _append(self, name: str) -> None:
@@ -125,7 +125,7 @@ class Writer:
     def _unlink(self, name: str) -> None:
         self._may(name, ABSENT)
         os.unlink(self.directory / name)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         self._must(name, ABSENT)
 
     def _noise(self) -> None:
@@ -157,7 +157,7 @@ def _join(parts: Parts) -> bytes:
     return b"".join(content(*part) for part in parts)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
