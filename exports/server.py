@@ -28,6 +28,10 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     mountpoint: str
     """Of the file system it is in: without that mounted, it must not be served."""
     directory: str
+    tree: str = ""
+    """The directory whose earlier states are in `versions`: `directory`, or one above it; "" for none."""
+    versions: str = ""
+    """SMB: where they are, each a directory that is named for its time, such as @GMT-2026.11.28-15.04.05."""
     read_only: bool
     """The share's own wish, or the volume's."""
     members: tuple[str, ...] = ()
@@ -36,6 +40,8 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         plain_path(self.mountpoint)
         plain_path(self.directory)
+        for path in filter(None, (self.tree, self.versions)):
+            plain_path(path)
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

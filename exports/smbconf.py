@@ -154,7 +154,7 @@ def _share(
             yield what, name
     yield "create mask", f"{share.create_mask:04o}"
     yield "directory mask", f"{share.directory_mask:04o}"
-    yield from _file_system(share, audited=audited)
+    yield from _file_system(placed, audited=audited)
 
 
 def _access(placed: Placed) -> Iterator[tuple[str, str]]:
@@ -173,9 +173,13 @@ def _access(placed: Placed) -> Iterator[tuple[str, str]]:
         yield "available", "no"
 
 
-def _file_system(share: Share, *, audited: bool) -> Iterator[tuple[str, str]]:
-    modules = (*(("full_audit",) if audited else ()), *(("fruit",) if share.macos else ()))
-    yield "vfs objects", " ".join((*modules, "streams_xattr", "acl_xattr"))
+def _file_system(placed: Placed, *, audited: bool) -> Iterator[tuple[str, str]]:
+    share = placed.share
+    above = (*(("full_audit",) if audited else ()), *(("fruit",) if share.macos else ()))
+    below = ("shadow_copy2",) if placed.versions else ()
+    yield "vfs objects", " ".join((*above, "streams_xattr", "acl_xattr", *below))
+    if placed.versions:
+        yield from _previous_versions(placed)
     if audited:
         yield "full_audit:prefix", smb_audit.PREFIX
         yield "full_audit:success", " ".join(smb_audit.SUCCESSES)
@@ -195,6 +199,15 @@ def _file_system(share: Share, *, audited: bool) -> Iterator[tuple[str, str]]:
     yield "posix locking", "yes"
     yield "strict allocate", "no"
     yield "strict sync", "yes"
+
+
+def _previous_versions(placed: Placed) -> Iterator[tuple[str, str]]:
+    """What is below `versions/TIME` is what was below `tree` then, the share's directory included."""
+    yield "shadow:mountpoint", placed.tree
+    yield "shadow:snapdir", placed.versions
+    yield "shadow:format", "@GMT-%Y.%m.%d-%H.%M.%S"
+    yield "shadow:localtime", "no"
+    yield "shadow:sort", "desc"
 
 
 def _encryption(settings: SmbSettings, share: Share) -> str:

@@ -30,6 +30,7 @@ from fusegw.config import VolumeSettings
 from fusegw.control.protocol import PutShare, PutUser, RemoveShare, ShareChange, SharesReply
 from fusegw.errors import Exists, FusegwError, Invalid, NotFound
 from fusegw.shares import VolumeShares, new_sid
+from fusegw.vfs.directories import VERSIONS
 
 RETRY_S = 15.0
 """Until what could not be served is tried again."""
@@ -318,6 +319,8 @@ class Sharing:
             share=share,
             mountpoint=str(self._mountpoint),
             directory=_directory(member, share),
+            tree=str(member.settings.mountpoint),
+            versions=str(member.settings.mountpoint / os.fsdecode(VERSIONS)),
             read_only=share.read_only or member.runtime.source.read_only,
             members=_allowed(share, member.rows.users(), users),
         )
