@@ -23,6 +23,10 @@ from fusegw.meta.snapshot import time_label
 from fusegw.vfs.directories import DIRECTORY_SIZE, SNAPSHOTS, VERSIONS
 from fusegw.vfs.snapshots import Snapshots, Tree
 
+PAST_VALID_S = 1.0
+"""How long the kernel may believe what it was told of a snapshot. That never changes, but the snapshot may
+go, and whoever has a handle of something in it must see that soon."""
+
 
 class Present(Protocol):
     """The handlers of the volume's present state, as far as they are needed here."""
@@ -40,11 +44,10 @@ class Present(Protocol):
 class Beside:
     """The handlers of all slots of a volume but the present's. `snapshots` gives its snapshots."""
 
-    def __init__(self, present: Present, *, snapshots: Callable[[], Snapshots], valid_s: float) -> None:
+    def __init__(self, present: Present, *, snapshots: Callable[[], Snapshots]) -> None:
         self._number = present.number
         self._owed = present.owed
         self._snapshots = snapshots
-        self._valid_s = valid_s
         self.by_name = Listing(self, present, snapshots, slot=SNAPSHOTS_SLOT, view=0)
         self.by_time = Listing(self, present, snapshots, slot=VERSIONS_SLOT, view=VERSION_BIT)
 
@@ -80,7 +83,7 @@ class Beside:
 
         listing = self.by_time if view else self.by_name
         nodes = NodeIds(self._number, slot=slot | view, alone=False)
-        return PastTree(shown, nodes, owed=self._owed, above=listing.entry, valid_s=self._valid_s)
+        return PastTree(shown, nodes, owed=self._owed, above=listing.entry, valid_s=PAST_VALID_S)
 
 
 class Listing(Refusing):

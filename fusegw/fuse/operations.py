@@ -79,7 +79,7 @@ class Operations(pyfuse3.Operations):
         self._inode_of = self._nodes.inode_of
         self.handles = self._nodes.base
         """What a handle has above the inode."""
-        self.beside = Beside(self, snapshots=lambda: self._volume.snapshots, valid_s=valid_s)
+        self.beside = Beside(self, snapshots=lambda: self._volume.snapshots)
         self._snapshots_visible = snapshots_visible
         self._searchers: set[int] = set()
         self._valid_s = valid_s

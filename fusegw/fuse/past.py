@@ -1,4 +1,4 @@
-"""Requests about one snapshot: a tree that never changes, so what it shows may be believed for long.
+"""Requests about one snapshot: a tree that never changes.
 
 The tree is asked for at each request, for the snapshot may be gone (ESTALE) or another one have its slot. All
 that would change something is EROFS. Nothing of a snapshot is counted: the kernel may forget it in silence.
