@@ -32,11 +32,20 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
-from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
+from fusegw.control.snapshots import (
+    CloneReply,
+    CloneWish,
+    DiffReply,
+    DiffWish,
+    SnapshotChange,
+    SnapshotReply,
+    SnapshotsReply,
+)
 from fusegw.errors import Fenced, Invalid, NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
 from fusegw.quotas import change_quota, quota_list, quotas_near
+from fusegw.restoring import Restoring
 from fusegw.sharing import Sharing
 from fusegw.ship.anchor import anchor_text
 from fusegw.snapshots import SnapshotControl
@@ -62,6 +71,7 @@ class Service:
         hooks: Hooks,
         sharing: Sharing,
         clock: Clock,
+        restoring: Restoring,
         *,
         unmount: Callable[[], Awaitable[None]],
         promote: Callable[[], Awaitable[None]],
@@ -70,7 +80,8 @@ class Service:
         self._runtime = runtime
         self._hooks = hooks
         self._sharing = sharing
-        self._snapshots = SnapshotControl(runtime, clock)
+        self._restoring = restoring
+        self._snapshots = SnapshotControl(runtime, restoring, clock)
         self._clock = clock
         self._unmount = unmount
         self._promote = promote
@@ -266,6 +277,15 @@ class Service:
         more."""
         self._refuse_to_write("its snapshots are made and deleted at its writer")
         return await self._snapshots.change(change)
+
+    async def clone(self, wish: CloneWish) -> CloneReply:
+        """See `Restoring`, as for the next one; Invalid when this gateway does not write the volume, Fenced
+        when not any more."""
+        self._refuse_to_write("copies are made at its writer")
+        return await self._restoring.clone(wish)
+
+    async def diff(self, wish: DiffWish) -> DiffReply:
+        return await self._restoring.diff(wish)
 
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""

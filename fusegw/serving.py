@@ -29,6 +29,7 @@ from fusegw.index import Source
 from fusegw.keys.volume import OpenedVolume, StoredVolume, read_volume, unlock
 from fusegw.meta.rebuild import Changed
 from fusegw.policy import policy_of, store_policy_of
+from fusegw.restoring import Restoring
 from fusegw.service import Service
 from fusegw.sharing import Sharing
 from fusegw.store import open_store
@@ -131,10 +132,17 @@ async def served_volume(
             if runtime.follower is not None:
                 runtime.follower.settle_with(settle)
             hooks = Hooks(settings, runtime, host.clock)
-            service = Service(
-                settings, runtime, hooks, host.sharing, host.clock, unmount=host.unmount, promote=promote_here
-            )
             async with trio.open_nursery() as nursery:
+                service = Service(
+                    settings,
+                    runtime,
+                    hooks,
+                    host.sharing,
+                    host.clock,
+                    Restoring(runtime, operations, settle, nursery),
+                    unmount=host.unmount,
+                    promote=promote_here,
+                )
                 nursery.start_soon(service.sample)
                 nursery.start_soon(_as_writer, runtime, hooks.run)
                 nursery.start_soon(_as_writer, runtime, partial(_refuse_once_fenced, runtime, operations))

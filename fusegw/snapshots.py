@@ -12,6 +12,7 @@ from fusegw.control.snapshots import (
     CreateSnapshot,
     DeleteSnapshots,
     LockSnapshot,
+    RollBack,
     SnapshotChange,
     SnapshotItem,
     SnapshotReply,
@@ -21,6 +22,7 @@ from fusegw.errors import Invalid
 from fusegw.meta.holdings import Holdings, holdings_of
 from fusegw.meta.schema import Snapshot
 from fusegw.meta.unshipped import Standing
+from fusegw.restoring import Restoring
 
 NAME_BY_TIME = "%Y-%m-%dT%H.%M.%SZ"
 """Of snapshots that are given none, in UTC."""
@@ -32,8 +34,9 @@ _MADE_BY = get_args(SnapshotItem.__annotations__["made_by"])
 class SnapshotControl:
     """The snapshots of one volume, for its commands. Loop thread only."""
 
-    def __init__(self, runtime: Runtime, clock: Clock) -> None:
+    def __init__(self, runtime: Runtime, restoring: Restoring, clock: Clock) -> None:
         self._runtime = runtime
+        self._restoring = restoring
         self._clock = clock
 
     def listing(self) -> SnapshotsReply:
@@ -58,6 +61,8 @@ class SnapshotControl:
             return self._reply([await self._create(change)])
         if isinstance(change, DeleteSnapshots):
             return self._reply(await self._delete(change))
+        if isinstance(change, RollBack):
+            return self._reply([await self._restoring.roll_back(change.name)])
         return self._reply([await self._lock(change)])
 
     async def _create(self, wish: CreateSnapshot) -> Snapshot:

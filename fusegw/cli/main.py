@@ -40,6 +40,7 @@ COMMANDS = {
     "export": "export:export",
     "quota": "quota:quota",
     "snapshot": "snapshot:snapshot",
+    "clone": "snapshot:clone",
     "gc": "gc:gc_command",
     "cache": "cache:cache",
     "key": "key:key",

@@ -13,9 +13,12 @@ from fusegw.cli.reports import shipping
 from fusegw.cli.session import Session, common_options, complete_volume, json_option
 from fusegw.clock import SystemClock
 from fusegw.control.snapshots import (
+    CloneWish,
     CreateSnapshot,
     DeleteSnapshots,
+    DiffWish,
     LockSnapshot,
+    RollBack,
     SnapshotItem,
     SnapshotReply,
     SnapshotsReply,
@@ -161,6 +164,120 @@ def lock(
     (locked,) = reply.snapshots
     kept = output.moment(locked.locked_until_unix_s)
     _tell(volume, reply, as_json, f"volume {volume}: {output.one_line(name)} is locked until {kept}")
+
+
+@snapshot.command("rollback")
+@volume_argument
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@common_options
+def rollback(session: Session, volume: str, name: str, yes: bool, as_json: bool) -> None:
+    """Make VOLUME what snapshot NAME shows.
+
+    A snapshot of the state before is made first, so that this can be taken back. All snapshots stay. What
+    programs have open is of no use to them afterwards (ESTALE); requests wait until it is done.
+    """
+    site = session.site()
+    client = site.client(site.volume(volume))
+    if not yes:
+        click.confirm(
+            f"All that was changed in volume {volume} since {output.one_line(name)} will be gone from it "
+            "(it stays in a snapshot). Go on?",
+            abort=True,
+            err=True,
+        )
+    with shipping(volume) as show:
+        reply = client.change_snapshots(RollBack(name=name), show)
+    (before,) = reply.snapshots
+    text = f"volume {volume}: rolled back to {output.one_line(name)}; the state before is in snapshot "
+    _tell(volume, reply, as_json, text + output.one_line(before.name))
+
+
+@snapshot.command("restore")
+@volume_argument
+@click.argument("path")
+@click.option("--from", "name", metavar="NAME", required=True, help="The snapshot it is taken from.")
+@click.option("--to", "target", metavar="PATH", help="Where it is put; the same place unless said otherwise.")
+@click.option("--replace", is_flag=True, help="Replace what is at --to.")
+@json_option
+@common_options
+def restore(
+    session: Session, volume: str, path: str, name: str, target: str | None, replace: bool, as_json: bool
+) -> None:
+    """Put a file or tree of VOLUME back as it was in a snapshot.
+
+    PATH begins at the volume's root, as /documents/plan.txt. Nothing is copied but metadata. What is replaced
+    is kept in a snapshot that is made before.
+    """
+    wish = CloneWish(source=path, snapshot=name, target=target or path, replace=replace or target is None)
+    _clone(session, volume, wish, as_json)
+
+
+@snapshot.command("diff")
+@volume_argument
+@click.argument("older")
+@click.argument("newer", required=False)
+@click.option("--limit", default=10_000, show_default=True, help="Paths that are listed at most.")
+@json_option
+@common_options
+def diff(session: Session, volume: str, older: str, newer: str | None, limit: int, as_json: bool) -> None:
+    """List what changed in VOLUME from snapshot OLDER to NEWER, or until now.
+
+    Found in metadata alone. A directory that was renamed is listed once, without what is in it.
+    """
+    site = session.site()
+    client = site.client(site.volume(volume))
+    reply = client.diff(DiffWish(older=older, newer=newer or "", items_max=limit))
+    if as_json:
+        output.print_json({"volume": volume} | msgspec.to_builtins(reply))
+        return
+    for one in reply.items:
+        path = output.one_line(one.path) + ("/" if one.is_directory and one.path != "/" else "")
+        came = f" (was {output.one_line(one.before)})" if one.before else ""
+        print(f"{one.difference:<10}  {path}{came}")
+    if reply.total > len(reply.items):
+        print(f"and {reply.total - len(reply.items):,} more; --limit lists them")
+
+
+@click.command("clone")
+@volume_argument
+@click.argument("source")
+@click.argument("target")
+@click.option("--from", "name", metavar="NAME", help="Take the source from this snapshot.")
+@click.option("--replace", is_flag=True, help="Replace what is at TARGET; it stays in a snapshot.")
+@json_option
+@common_options
+def clone(
+    session: Session,
+    volume: str,
+    source: str,
+    target: str,
+    name: str | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Copy a file or tree within VOLUME, in metadata only.
+
+    SOURCE and TARGET begin at the volume's root, as /backups/full-1. The copy is what SOURCE is at this
+    moment, with owners, times, attributes, ACLs and hard links; both go their own ways from then on.
+    """
+    wish = CloneWish(source=source, snapshot=name or "", target=target, replace=replace)
+    _clone(session, volume, wish, as_json)
+
+
+def _clone(session: Session, volume: str, wish: CloneWish, as_json: bool) -> None:
+    site = session.site()
+    reply = site.client(site.volume(volume)).clone(wish)
+    if as_json:
+        output.print_json({"volume": volume} | msgspec.to_builtins(reply))
+        return
+    print(
+        f"volume {volume}: {output.one_line(wish.target)} is there, {reply.files:,} files and directories "
+        f"with {output.size(reply.logical_bytes)}, none of it stored once more"
+    )
+    if reply.replaced_in:
+        print(f"what was there before is in snapshot {output.one_line(reply.replaced_in)}")
 
 
 def _tell(volume: str, reply: SnapshotsReply, as_json: bool, text: str) -> None:

@@ -33,7 +33,15 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
-from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
+from fusegw.control.snapshots import (
+    CloneReply,
+    CloneWish,
+    DiffReply,
+    DiffWish,
+    SnapshotChange,
+    SnapshotReply,
+    SnapshotsReply,
+)
 from fusegw.errors import Denied, FusegwError, NotFound, Unavailable
 
 TIMEOUT_S = 30.0
@@ -139,6 +147,14 @@ class ControlClient:
     def snapshot(self, name: str) -> SnapshotReply:
         """One of them, and what it holds, which takes a look at all of the index; NotFound."""
         return self._ask(Request(method="snapshot", snapshot=name), SnapshotReply)
+
+    def clone(self, wish: CloneWish) -> CloneReply:
+        """Copy a file or tree in metadata only; durable on return."""
+        return self._ask(Request(method="clone", clone=wish), CloneReply)
+
+    def diff(self, wish: DiffWish) -> DiffReply:
+        """What changed between two snapshots, or a snapshot and now."""
+        return self._ask(Request(method="diff", diff=wish), DiffReply)
 
     def change_snapshots(
         self, change: SnapshotChange, on_progress: Callable[[SyncProgress], None]

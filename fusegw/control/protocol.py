@@ -16,7 +16,7 @@ import msgspec
 import fusegw.errors
 from exports.model import Share, User
 from exports.status import ServerStatus
-from fusegw.control.snapshots import SnapshotChange
+from fusegw.control.snapshots import CloneWish, DiffWish, SnapshotChange
 from fusegw.errors import FusegwError
 
 LINE_BYTES_MAX = 1 << 20
@@ -37,6 +37,8 @@ Method = Literal[
     "snapshots",
     "snapshot",
     "change_snapshots",
+    "clone",
+    "diff",
     "shutdown",
 ]
 _Reply = TypeVar("_Reply")
@@ -107,8 +109,9 @@ class QuotaWish(msgspec.Struct, frozen=True, kw_only=True):
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
-    `change_shares` alone, `quota` by `change_quota` alone, `chunks` and `repair` by `mend` alone, `collect`
-    and `snapshot` (a name) by the methods of those names, `snapshot_change` by `change_snapshots` alone."""
+    `change_shares` alone, `quota` by `change_quota` alone, `chunks` and `repair` by `mend` alone, `collect`,
+    `snapshot` (a name), `clone` and `diff` by the methods of those names, `snapshot_change` by
+    `change_snapshots` alone."""
 
     method: Method
     wait: bool = False
@@ -120,6 +123,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     quota: QuotaWish = QuotaWish()
     snapshot: str = ""
     snapshot_change: SnapshotChange | None = None
+    clone: CloneWish = CloneWish()
+    diff: DiffWish = DiffWish()
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):

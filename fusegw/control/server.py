@@ -39,7 +39,15 @@ from fusegw.control.protocol import (
     SyncProgress,
     SyncReply,
 )
-from fusegw.control.snapshots import SnapshotChange, SnapshotReply, SnapshotsReply
+from fusegw.control.snapshots import (
+    CloneReply,
+    CloneWish,
+    DiffReply,
+    DiffWish,
+    SnapshotChange,
+    SnapshotReply,
+    SnapshotsReply,
+)
 from fusegw.errors import Busy, Denied, FusegwError, Invalid
 
 CLIENTS_MAX = 16
@@ -106,6 +114,12 @@ class Handler(Protocol):
     async def snapshot(self, name: str) -> SnapshotReply:
         """One snapshot and what it holds; NotFound. Cancelled when the client goes away."""
         ...
+
+    async def clone(self, wish: CloneWish) -> CloneReply:
+        """A copy of a file or tree; NotFound, Exists, Invalid, Full."""
+
+    async def diff(self, wish: DiffWish) -> DiffReply:
+        """What changed between two snapshots, or a snapshot and now; NotFound, Invalid."""
 
     async def change_snapshots(self, change: SnapshotChange) -> SnapshotsReply:
         """Make the change durable. Cancelled when the client goes away while it waits for the store."""
@@ -273,6 +287,10 @@ class _Server:
                 raise Invalid("change_snapshots needs a change")
             work_on = partial(self._handler.change_snapshots, request.snapshot_change)
             return await self._reporting(lines, work_on)
+        if request.method == "clone":
+            return await self._reporting(lines, partial(self._handler.clone, request.clone))
+        if request.method == "diff":
+            return await self._reporting(lines, partial(self._handler.diff, request.diff))
         return await self._handler.shutdown()
 
     async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:

@@ -29,7 +29,62 @@ class LockSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag_field="change"
     locked_until_unix_s: float
 
 
-SnapshotChange = CreateSnapshot | DeleteSnapshots | LockSnapshot
+class RollBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="change", tag="rollback"):
+    """The volume becomes what this one shows; the answer is the one made of the state before."""
+
+    name: str
+
+
+SnapshotChange = CreateSnapshot | DeleteSnapshots | LockSnapshot | RollBack
+
+
+class CloneWish(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of a file or tree; paths from the volume's root on."""
+
+    source: str = ""
+    snapshot: str = ""
+    """Where the source is; empty: as it is now."""
+    target: str = ""
+    replace: bool = False
+    """What is there goes."""
+
+
+class CloneReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made."""
+
+    files: int
+    """Of every kind."""
+    logical_bytes: int
+    """Of which nothing is stored once more."""
+    replaced_in: str
+    """The snapshot that has what was replaced; empty when nothing was."""
+
+
+class DiffWish(msgspec.Struct, frozen=True, kw_only=True):
+    """Two snapshots, or a snapshot and now."""
+
+    older: str = ""
+    newer: str = ""
+    """Empty: now."""
+    items_max: int = 10_000
+
+
+class DiffItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that is not as it was."""
+
+    path: str
+    difference: Literal["added", "removed", "renamed", "content", "attributes"]
+    is_directory: bool
+    before: str
+    """The path before, of what was renamed."""
+
+
+class DiffReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed, by path."""
+
+    items: tuple[DiffItem, ...]
+    total: int
+    """There may be more than there are items."""
 
 
 class SnapshotItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,9 @@ SNAPSHOTS_SLOT = 0xF000
 """The directory of the snapshots by name."""
 VERSIONS_SLOT = 0xF001
 """The directory of the snapshots by time."""
+HANDLES_SLOT = 0xF100
+"""Behind this one are those of handles that were opened after a rollback."""
+HANDLE_TURNS = 0xE00
 _EPOCH_SHIFT = 40
 _SPREAD = 0x9E3779B1
 _GENERATION = (1 << 32) - 1

@@ -14,16 +14,20 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NoReturn
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
+from fusegw.errors import Busy
 from fusegw.fuse.beside import Beside, Listing
 from fusegw.fuse.invalidation import Stale
-from fusegw.fuse.nodes import NodeIds
+from fusegw.fuse.nodes import HANDLE_TURNS, HANDLES_SLOT, SLOT_MASK, SLOT_SHIFT, NodeIds
+from fusegw.fuse.outdated import Outdated
 from fusegw.fuse.owed import Owed
 from fusegw.fuse.replies import (
     COOKIE_DOT,
@@ -31,6 +35,7 @@ from fusegw.fuse.replies import (
     COOKIE_SNAPSHOTS,
     VALID_S,
     absent,
+    changing,
     entry_of,
     instant,
     waiting,
@@ -44,6 +49,13 @@ _CHANGES = (
     "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
     "setattr", "setxattr", "removexattr", "write",
 )  # fmt: skip
+_REQUESTS = (
+    *_CHANGES, "lookup", "readlink", "opendir", "readdir", "releasedir", "fsyncdir", "getattr", "access",
+    "statfs", "getxattr", "listxattr", "open", "read", "flush", "release", "fsync",
+)  # fmt: skip
+"""All that are answered."""
+HOLD_S = 20.0
+"""How long the changes under way may take when requests are held back."""
 _WHOLE_ROOT = 0
 """In a handle, the root with the directories it does not list otherwise; no inode has this number."""
 _SEARCHERS_MAX = 1024
@@ -85,6 +97,60 @@ class Operations(pyfuse3.Operations):
         self._valid_s = valid_s
         self._absent = absent(valid_s)
         self._refused: Callable[[], None] = lambda: None
+        self._changes = 0
+        self._calm = trio.Event()
+        self._turn = 0
+        self.handle_slot: Callable[[int, Any], None] = lambda slot, handlers: None
+        """Tells the mount whose handles with this slot are from now on."""
+
+    @asynccontextmanager
+    async def held(self, is_over: Callable[[], bool]) -> AsyncIterator[None]:
+        """Requests that come during the block wait for its end; those that change something are done before
+        it begins, or it is Busy. When the end is not `is_over` they wait for ever."""
+        over = trio.Event()
+        before = {name: self.__dict__[name] for name in _REQUESTS if name in self.__dict__}
+
+        def waiting_for(name: str) -> Callable[..., Awaitable[Any]]:
+            async def request(*arguments: Any, **named: Any) -> Any:
+                await over.wait()
+                return await getattr(self, name)(*arguments, **named)
+
+            return request
+
+        for name in _REQUESTS:
+            setattr(self, name, waiting_for(name))
+        try:
+            if self._changes:
+                self._calm = trio.Event()
+                with trio.move_on_after(HOLD_S):
+                    await self._calm.wait()
+            if self._changes:
+                raise Busy(f"the changes of {self._changes} requests take long; try again later")
+            yield
+        finally:
+            if is_over():
+                for name in _REQUESTS:
+                    del self.__dict__[name]
+                self.__dict__.update(before)
+                over.set()
+
+    def change_begins(self) -> None:
+        """A request that changes something is under way."""
+        self._changes += 1
+
+    def change_ends(self) -> None:
+        """It is answered."""
+        self._changes -= 1
+        if not self._changes:
+            self._calm.set()
+
+    def outdate_handles(self) -> None:
+        """What is open is of no use any more; what is opened from now on is."""
+        self.handle_slot((self.handles >> SLOT_SHIFT) & SLOT_MASK, Outdated(self))
+        self._turn = self._turn % HANDLE_TURNS + 1
+        slot = HANDLES_SLOT + self._turn
+        self.handles = self._nodes.base | slot << SLOT_SHIFT
+        self.handle_slot(slot, self)
 
     def refuse_changes(self, why: str) -> None:
         """From now on, until `accept_changes`, what changes the volume is answered EROFS.
@@ -146,7 +212,7 @@ class Operations(pyfuse3.Operations):
             except Exception:
                 log.exception("forget of node %#x failed", node)
 
-    @waiting
+    @changing
     async def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
@@ -154,19 +220,19 @@ class Operations(pyfuse3.Operations):
         inode = self._volume.namespace.mknod(self._inode_of(parent), name, mode, rdev, _caller(ctx))
         return self._remembered(inode)
 
-    @waiting
+    @changing
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         await self._room()
         inode = self._volume.namespace.mkdir(self._inode_of(parent), name, mode, _caller(ctx))
         return self._remembered(inode)
 
-    @waiting
+    @changing
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
         await self._room()
         inode = self._volume.namespace.symlink(self._inode_of(parent), name, target, _caller(ctx))
         return self._remembered(inode)
 
-    @waiting
+    @changing
     async def link(self, node: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         await self._room()
         return self._remembered(
@@ -181,7 +247,7 @@ class Operations(pyfuse3.Operations):
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         self._volume.namespace.rmdir(self._inode_of(parent), name)
 
-    @waiting
+    @changing
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
@@ -294,7 +360,7 @@ class Operations(pyfuse3.Operations):
     def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
         return self._volume.xattrs.list(self._inode_of(node), _caller(ctx))
 
-    @waiting
+    @changing
     async def setxattr(self, node: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         """CREATE and REPLACE were checked by pyfuse3, which asks `getxattr` before it calls this."""
         await self._room()
@@ -317,7 +383,7 @@ class Operations(pyfuse3.Operations):
             self._drop_privileges(inode, ctx)
         return self._opened(ino)
 
-    @waiting
+    @changing
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -329,7 +395,7 @@ class Operations(pyfuse3.Operations):
     async def read(self, ino: int, offset: int, size: int) -> bytes:
         return await self._volume.files.read(ino, offset, size)
 
-    @waiting
+    @changing
     async def write(self, ino: int, offset: int, data: bytes) -> int:
         return await self._volume.files.write(ino, offset, data)
 

@@ -37,7 +37,13 @@ class _Waiting(Protocol):
     owed: Owed
 
 
+class _Counting(_Waiting, Protocol):
+    def change_begins(self) -> None: ...
+    def change_ends(self) -> None: ...
+
+
 _Handlers = TypeVar("_Handlers", bound=_Waiting)
+_Changing = TypeVar("_Changing", bound=_Counting)
 
 
 def entry_of(inode: Inode, node: int, valid_s: float) -> EntryAttributes:
@@ -101,6 +107,23 @@ def waiting(
             self.owed.end(number)
 
     return request
+
+
+def changing(
+    handler: Callable[Concatenate[_Changing, _Arguments], Awaitable[_Reply]],
+) -> Callable[Concatenate[_Changing, _Arguments], Coroutine[Any, Any, _Reply]]:
+    """A request that changes something, perhaps after it has waited: those under way are counted."""
+    request = waiting(handler)
+
+    @functools.wraps(handler)
+    async def counted(self: _Changing, /, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Reply:
+        self.change_begins()
+        try:
+            return await request(self, *arguments, **named)
+        finally:
+            self.change_ends()
+
+    return counted
 
 
 def _refusal(request: str, error: Exception) -> FUSEError:

@@ -7,6 +7,7 @@ handler returns the coroutine of whom it chose: routing costs a shift and a look
 
 import errno
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyfuse3
@@ -49,12 +50,18 @@ class Router(pyfuse3.Operations):
         self._hide(number)
         self._volumes[number] = handlers
         self._nodes[number << SLOT_BITS] = handlers
+        if isinstance(handlers, Operations):
+            handlers.handle_slot = partial(self._show_handles, number)
 
     def _hide(self, number: int) -> None:
         self._volumes.pop(number, None)
         for table in (self._nodes, self._handles):
             for key in [key for key in table if key >> SLOT_BITS == number]:
                 del table[key]
+
+    def _show_handles(self, number: int, slot: int, handlers: Any) -> None:
+        """From now on these are the handlers of what has been opened under this slot."""
+        self._handles[number << SLOT_BITS | slot] = handlers
 
     def _found(self, key: int) -> Any:
         volume = self._volumes.get(key >> SLOT_BITS)
@@ -136,8 +143,9 @@ class Router(pyfuse3.Operations):
     def setattr(
         self, node: int, wanted: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> _Request:
-        within = None if fh is None else fh & WITHIN_SLOT
-        return self._nodes[node >> SLOT_SHIFT].setattr(node, wanted, fields, within, ctx)
+        if fh is None:
+            return self._nodes[node >> SLOT_SHIFT].setattr(node, wanted, fields, None, ctx)
+        return self._handles[fh >> SLOT_SHIFT].setattr(node, wanted, fields, fh & WITHIN_SLOT, ctx)
 
     def access(self, node: int, mode: int, ctx: RequestContext) -> _Request:
         return self._nodes[node >> SLOT_SHIFT].access(node, mode, ctx)

@@ -11,8 +11,9 @@ above the snapshot's `next_inode` are unlinked and left to the reaper. Numbers t
 (`next_inode`, `next_cookie`) stay where they are.
 """
 
+import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import groupby, islice
 from typing import Any
 
@@ -20,7 +21,7 @@ import trio
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
-from fusegw.errors import Busy, NotFound
+from fusegw.errors import Busy, FusegwError, NotFound
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.codec import Table
 from fusegw.meta.committer import Committer
@@ -37,6 +38,7 @@ from fusegw.meta.schema import (
     INODE_MAX,
     POSITION,
     REAP,
+    ROOT_INODE,
     STATE,
     STATE_ROLLBACK,
     XATTR,
@@ -50,6 +52,8 @@ from fusegw.vfs.retag import Retagger
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 
+_RETRY_S = 1.0
+log = logging.getLogger(__name__)
 _JOB = struct.Struct(">QQ")
 _RESTORED: tuple[Table[Any, Any], ...] = (INODE, DIRENT, POSITION, XATTR, EXTENT)
 """Inodes first: what is to be restored is out of the reaper's hands before its data comes back."""
@@ -89,6 +93,11 @@ class Rollback:
         self._clock = clock
         self.rows_per_step = 256
         """How many are changed at once."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a rollback has begun and is not finished."""
+        return self._metadata.get(STATE, STATE_ROLLBACK) is not None
 
     @property
     def pending(self) -> Snapshot | None:
@@ -139,7 +148,7 @@ class Rollback:
         with self._metadata.change() as change:
             change.delete(STATE, STATE_ROLLBACK)
             self._retagger.recount(change)
-        await self._committer.commit()
+        await self._persist(self._committer.commit)
         return changed
 
     async def _restore(self, past: Past, table: Table[Any, Any], changed: Changed) -> None:
@@ -269,12 +278,23 @@ class Rollback:
 
     def _note(self, changed: Changed, table: Table[Any, Any], key: Any) -> None:
         """Only what the kernel may have: memory is bounded by what it keeps."""
-        if table is not POSITION and self._reaper.is_known(key if table is INODE else key[0]):
+        ino = key if table is INODE else key[0]
+        if table is not POSITION and (ino == ROOT_INODE or self._reaper.is_known(ino)):
             changed.note(table.code, table.encode_key(key))
 
     async def _breathe(self) -> None:
-        await self._committer.room()
+        await self._persist(self._committer.room)
         await trio.lowlevel.checkpoint()
+
+    async def _persist(self, commit: Callable[[], Awaitable[None]]) -> None:
+        """There is no way back: what cannot be saved now is tried again."""
+        while True:
+            try:
+                await commit()
+                return
+            except FusegwError as error:
+                log.error("the rollback waits: %s", error)
+                await trio.sleep(_RETRY_S)
 
 
 def _set(change: Change, table: Table[Any, Any], key: Any, value: Any) -> None:

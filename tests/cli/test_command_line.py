@@ -193,7 +193,7 @@ def completions(host: Host, *words: str) -> set[str]:
 def test_commands_and_volume_names_are_completed(host: Host) -> None:
     host.init()
     host.init("pond")
-    assert completions(host, "s") == {"salvage", "status", "sync"}
+    assert completions(host, "s") == {"salvage", "snapshot", "status", "sync"}
     assert completions(host, "status", "") == {"tank", "pond"}
     assert completions(host, "umount", "ta") == {"tank"}
     host.config("[gatewy]")
