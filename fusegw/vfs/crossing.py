@@ -36,11 +36,11 @@ class Crossings:
         self._inodes.retag(change, inode.ino, directory.quota)
         return True
 
-    def moved(self, change: Change, inode: Inode, directory: Inode) -> Inode:
-        """An inode moves to a directory; the inode as it counts then. OSError EXDEV, EDQUOT."""
-        if self._check(change, inode, directory):
+    def moved(self, change: Change, inode: Inode, source: Inode, directory: Inode) -> Inode:
+        """An inode moves from one directory to another; the inode as it counts then. OSError EXDEV,
+        EDQUOT."""
+        if self._check(change, inode, source, directory):
             return inode
-        self._inodes.usage.refuse_arrival(inode, directory.quota)
         return self._over(change, inode, directory)
 
     def exchanged(
@@ -48,23 +48,20 @@ class Crossings:
     ) -> tuple[Inode, Inode]:
         """`first` of `directory` and `second` of `new_directory` change places; both as they count then.
         OSError EXDEV, EDQUOT: there must be room for the one before the other leaves."""
-        stay = self._check(change, first, new_directory), self._check(change, second, directory)
-        if not stay[0]:
-            self._inodes.usage.refuse_arrival(first, new_directory.quota)
-        if not stay[1]:
-            self._inodes.usage.refuse_arrival(second, directory.quota)
+        first_stays = self._check(change, first, directory, new_directory)
+        second_stays = self._check(change, second, new_directory, directory)
         return (
-            first if stay[0] else self._over(change, first, new_directory),
-            second if stay[1] else self._over(change, second, directory),
+            first if first_stays else self._over(change, first, new_directory),
+            second if second_stays else self._over(change, second, directory),
         )
 
     def _over(self, change: Change, inode: Inode, directory: Inode) -> Inode:
         self._inodes.retag(change, inode.ino, directory.quota)
         return replace(inode, quota=directory.quota)
 
-    def _check(self, change: Change, inode: Inode, directory: Inode) -> bool:
-        """Whether the inode counts in the directory as it does now; OSError EXDEV when it must not go
-        there."""
+    def _check(self, change: Change, inode: Inode, source: Inode, directory: Inode) -> bool:
+        """Whether the inode counts in the directory as it does now; OSError EXDEV, EDQUOT when it must not go
+        there from `source`."""
         number, target = self._number(change, inode), self._number(change, directory)
         if inode.is_dir:
             quota = change.get(QUOTA, number) if number else None
@@ -75,8 +72,15 @@ class Crossings:
             return True
         if number == target:
             return True
-        if inode.nlink > 1 and not self._is_counted(change, inode, directory):
-            raise _apart(inode, directory)
+        if self._is_counted(change, inode, directory):
+            return False
+        is_within = self._number(change, source) == target
+        if inode.nlink > 1:
+            if not is_within:
+                raise _apart(inode, directory)
+            return True  # It counts for where another name of it is.
+        if not is_within:
+            self._inodes.usage.refuse_arrival(inode, directory.quota)
         return False
 
     def _number(self, change: Change, inode: Inode) -> int:

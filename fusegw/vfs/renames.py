@@ -126,7 +126,7 @@ class Renames:
         """`source` takes the new name, in the place of `target` when that is there."""
         inode = self._directories.named(source, directory.ino, name)
         if new_directory is not directory or target is not None:
-            inode = self._crossings.moved(change, inode, new_directory)
+            inode = self._crossings.moved(change, inode, directory, new_directory)
         change.delete(DIRENT, (directory.ino, name))
         change.delete(POSITION, (directory.ino, source.cookie))
         moved, gone, fresh = source.kind == KIND_DIRECTORY, 0, 1

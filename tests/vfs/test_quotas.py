@@ -200,6 +200,24 @@ def test_what_cannot_cross(limited: Limited) -> None:
     limited.check()
 
 
+def test_names_of_a_file_in_two_trees_move_within_each(limited: Limited) -> None:
+    top, names = limited.mkdir(b"top"), limited.tree.namespace
+    inside, outside = limited.mkdir(b"inside", top), limited.mkdir(b"outside")
+    ino = limited.file(b"a", top, 10)
+    names.link(ino, ROOT, b"b")
+    limited.quotas.set(top, bytes_max=10, files_max=3)
+    limited.count()
+    limited.move(top, b"a", inside)
+    limited.move(ROOT, b"b", outside)
+    with failing(errno.EXDEV):
+        limited.move(inside, b"a", outside)
+    assert limited.used(top) == (10, 3)
+    names.unlink(inside, b"a")
+    limited.move(outside, b"b", ROOT)
+    assert limited.used(top) == (0, 2), "it counts for where it is once it moves"
+    limited.check()
+
+
 def test_files_of_two_trees_change_places(limited: Limited) -> None:
     left, right = limited.mkdir(b"left"), limited.mkdir(b"right")
     limited.quotas.set(left, bytes_max=100)
