@@ -53,22 +53,30 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 log = logging.getLogger(__name__)
 
 
-def run(settings: GatewaySettings, *, on_ready: Ready, disk: Disk | None = None) -> None:
+def run(
+    settings: GatewaySettings,
+    *,
+    on_ready: Ready,
+    disk: Disk | None = None,
+    clock: Clock | None = None,
+    loop_clock: trio.abc.Clock | None = None,
+) -> None:
     """Serve the mount until it is unmounted; raises what kept it from being mounted, or ended it.
 
-    `disk` makes the system calls on cache files (default: the operating system's).
+    `disk` makes the system calls on cache files; `clock` says what time it is, and `loop_clock` when those
+    who wait for a time wake up (default: the operating system's).
     """
     sys.setswitchinterval(SWITCH_S)
     # Each thread would get a heap of its own, and each would keep what it once held of chunks and blocks.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS_MAX)
     try:
-        trio.run(_gateway, settings, on_ready, disk or OsDisk())
+        trio.run(_gateway, settings, on_ready, disk or OsDisk(), clock or SystemClock(), clock=loop_clock)
     except BaseExceptionGroup as group:
         raise telling(group) from group
 
 
-async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk) -> None:
-    notices, entropy, clock, owed = Notices(), SystemEntropy(), SystemClock(), Owed()
+async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk, clock: Clock) -> None:
+    notices, entropy, owed = Notices(), SystemEntropy(), Owed()
     sharing = Sharing(
         _servers(settings, clock, owed),
         settings.mountpoint,

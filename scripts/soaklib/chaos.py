@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fusegw.store.faulty import Fault
-from tests.plugins.wire import Page, Reply, Step
+from tests.plugins.wire import Page, Reply, Request, Step
 
 STALL_S = 3.0
 WEATHER_VARIABLE, NOTES_VARIABLE, SEED_VARIABLE = (
@@ -68,7 +68,7 @@ class WireChaos:
         with self._lock:
             return self._faults.copy()
 
-    def step(self) -> Step | Reply | Page:
+    def step(self, request: Request) -> Step | Reply | Page:
         if self._weather is Weather.CALM:
             return Step.PASS
         if self._weather is Weather.AWAY:

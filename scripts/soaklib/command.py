@@ -37,7 +37,7 @@ def soak(minutes: float, seed: int | None, store: str, only: tuple[str, ...], co
     that repeats the run (the same work and the same faults; what meets what is up to the machine), and where
     the evidence is, and ends with 1.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     phases = [name for name in PHASES if not only or name in only]
@@ -98,7 +98,7 @@ def _settle(patient: Patient) -> None:
 def _end(patient: Patient) -> None:
     """Everything is in the store, the index is consistent, and the store alone gives everything back."""
     assert patient.barrier(), "the store answers, and yet not everything can be stored"
-    patient.gateway.command("gc", "tank", "--orphans")
+    patient.collect()
     patient.compare_all()
     patient.check("--read-data")
     patient.check_index()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fusegw.config import VolumePaths
-from fusegw.errors import FusegwError, Unavailable
+from fusegw.errors import Busy, FusegwError, Unavailable
 from fusegw.meta.beside import IndexBeside
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import PACK
@@ -189,6 +189,13 @@ class Patient:
     def check(self, *options: str) -> None:
         self.gateway.command("check", NAME, *options)
         self.figures.checks += 1
+
+    def collect(self, *expected: type[FusegwError]) -> None:
+        """By command; the background may be at it already."""
+        done = self.gateway.run("gc", NAME, "--orphans")
+        codes = {0, *(kind.exit_code for kind in (Busy, *expected))}
+        assert done.returncode in codes, f"gc ended with {done.returncode}: {done.stderr}"
+        self.figures.collections += done.returncode == 0
 
     def living_bytes(self) -> dict[str, int]:
         """By name of the pack: what files use of it."""

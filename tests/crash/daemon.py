@@ -41,7 +41,7 @@ AHEAD_S = float(os.environ.get("FUSEGW_TEST_AHEAD_S", "0"))
 
 
 class WrongClock(SystemClock):
-    """The wall clock is off."""
+    """The wall clock is off, or right when that is nothing."""
 
     def time_ns(self) -> int:
         return super().time_ns() + int(AHEAD_S * 1e9)
@@ -124,8 +124,6 @@ async def _without_waiting(self: Shipper, numbers: frozenset[int]) -> bool:
 
 
 def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
-    if AHEAD_S:
-        fusegw.gateway.SystemClock = WrongClock
     if "FUSEGW_TEST_NO_FENCING" in os.environ:
         fusegw.serving.open_store = lambda *places, **how: Unfenced(open_store(*places, **how))
     if "FUSEGW_TEST_LOG_FIRST" in os.environ:
@@ -137,7 +135,7 @@ def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
     notes = os.environ.get("FUSEGW_TEST_NOTES")
     sync = "FUSEGW_TEST_NO_SYNC" not in os.environ
     disk = OsDisk() if notes is None else NotingDisk(Path(notes), sync=sync)
-    fusegw.gateway.run(settings, on_ready=on_ready, disk=disk)
+    fusegw.gateway.run(settings, on_ready=on_ready, disk=disk, clock=WrongClock())
 
 
 if __name__ == "__main__":

@@ -19,14 +19,14 @@ def kernel_tree(root: Path) -> Tree:
                 content = os.readlink(path).encode()
             else:
                 xattrs = {one.encode(): os.getxattr(path, one) for one in os.listxattr(path)}
-                content = _uncached(path) if path.is_file() else b""
+                content = uncached(path) if path.is_file() else b""
             found[str(path.relative_to(root))] = Entry(
                 status.st_mode, status.st_nlink, content, frozenset(xattrs.items())
             )
     return found
 
 
-def _uncached(path: Path) -> bytes:
+def uncached(path: Path) -> bytes:
     """All of a file; the kernel's own copies of it are dropped before."""
     with open(path, "rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

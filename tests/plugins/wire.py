@@ -63,7 +63,7 @@ class Wire:
         server_url: str,
         tls: tuple[str, str] | None = None,
         *,
-        chance: Callable[[], Step | Reply | Page] = lambda: Step.PASS,
+        chance: "Callable[[Request], Step | Reply | Page]" = lambda request: Step.PASS,
         stall_s: float | None = None,
     ) -> None:
         self.chance = chance
@@ -113,8 +113,9 @@ def _handler_for(wire: Wire) -> type[BaseHTTPRequestHandler]:
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            wire.requests.append(Request(self.command, self.path, headers))
-            step = wire.plan.popleft() if wire.plan else wire.chance()
+            request = Request(self.command, self.path, headers)
+            wire.requests.append(request)
+            step = wire.plan.popleft() if wire.plan else wire.chance(request)
             if isinstance(step, Reply):
                 text = f"<Error><Code>{step.code}</Code><Message>{step.message}</Message></Error>".encode()
                 self.reply(step.status, {"Content-Type": "application/xml"}, text)
