@@ -21,7 +21,7 @@ from fusegw.fuse.owed import Owed
 from fusegw.fuse.routing import Alone, Router
 from fusegw.meta.snapshot import SLOT_MAX, Snapshot, time_label
 from fusegw.store.memory import MemoryStore
-from fusegw.vfs.snapshots import Snapshots
+from fusegw.vfs.snapshots import Snapshots, Tree
 from tests.faults.support import source, volume
 
 CTX: Any = SimpleNamespace(uid=0, gid=0, pid=os.getpid(), umask=0)
@@ -354,3 +354,22 @@ async def test_whether_it_is_in_the_store(tmp_path: Path) -> None:
         assert await router.getxattr(node, b"user.fusegw.state", CTX) == b"local"
         await running.volume.barrier()
         assert await router.getxattr(node, b"user.fusegw.state", CTX) == b"stored"
+
+
+async def test_a_read_that_a_deletion_overtakes_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it found may be of another time by then."""
+    async with mounted(tmp_path) as (router, running):
+        await put(router, ROOT_NODE, b"file", b"before")
+        await running.volume.snapshots.create("one")
+        opened = await router.open(await walk(router, b".snapshots", b"one", b"file"), os.O_RDONLY, CTX)
+        read = Tree.read
+
+        async def overtaken(tree: Tree, ino: int, offset: int, size: int) -> bytes:
+            data = await read(tree, ino, offset, size)
+            await running.volume.snapshots.delete("one")
+            return data
+
+        monkeypatch.setattr(Tree, "read", overtaken)
+        assert await code_of(lambda: router.read(opened.fh, 0, 10)) == errno.ESTALE
