@@ -97,6 +97,8 @@ class Runtime(msgspec.Struct):
     writer: PackWriter
     tasks: trio.Nursery
     """Where its tasks run."""
+    renewed: Callable[[], None] = lambda: None
+    """Called when a standby shows a newer state."""
     follower: Follower | None = None
     """Of a standby; none once it is promoted."""
 
@@ -161,6 +163,7 @@ async def promote(runtime: Runtime, *, switch: Callable[[], None]) -> None:
         source = replace(runtime.source, read_only=False, follow=False)
         new = _build(source, runtime.metadata, runtime.cache, runtime.health, runtime.tasks)
         new.volume.adopt(runtime.volume)
+        new.renewed = runtime.renewed
         for name in Runtime.__struct_fields__:
             setattr(runtime, name, getattr(new, name))
         switch()
@@ -168,6 +171,7 @@ async def promote(runtime: Runtime, *, switch: Callable[[], None]) -> None:
         _start(runtime)
 
     await runtime.follower.take_over(runtime.source.writer, reign)
+    await runtime.volume.rollback.resume()
 
 
 def _record_identity(runtime: Runtime) -> None:
@@ -187,6 +191,7 @@ def _follower(runtime: Runtime) -> Follower:
         runtime.volume.namespace.reload()
         runtime.chunks.reload()
         runtime.volume.snapshots.reload()
+        runtime.renewed()
 
     return Follower(
         runtime.metadata,

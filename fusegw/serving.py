@@ -20,7 +20,7 @@ from fusegw.assembly import Runtime, promote, running_volume
 from fusegw.clock import Clock, Entropy
 from fusegw.config import VolumeSettings
 from fusegw.control import server
-from fusegw.errors import Invalid
+from fusegw.errors import Busy, Invalid
 from fusegw.fuse.invalidation import Notices
 from fusegw.fuse.operations import Operations
 from fusegw.hooks import Hooks
@@ -120,6 +120,13 @@ async def served_volume(
             if settings.read_only:
                 operations.refuse_changes("volume is mounted read-only")
 
+            def show_whole() -> None:
+                """Nobody sees the volume in the midst of a rollback."""
+                if runtime.volume.rollback.is_pending:
+                    operations.hold()
+                else:
+                    operations.go_on()
+
             async def settle(changed: Changed) -> None:
                 await host.notices.send(operations.stale(changed))
                 host.sharing.look()
@@ -127,10 +134,18 @@ async def served_volume(
             async def promote_here() -> None:
                 await trio.to_thread.run_sync(refuse_to_write)
                 await promote(runtime, switch=lambda: operations.accept_changes(runtime.volume))
+                show_whole()
                 host.sharing.look()
 
+            runtime.renewed = show_whole
             if runtime.follower is not None:
                 runtime.follower.settle_with(settle)
+                show_whole()
+            elif runtime.volume.rollback.is_pending:
+                raise Busy(
+                    "a rollback of the volume is not finished; mount it for writing, which finishes it, or "
+                    "take an older state"
+                )
             hooks = Hooks(settings, runtime, host.clock)
             async with trio.open_nursery() as nursery:
                 service = Service(

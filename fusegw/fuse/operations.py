@@ -14,17 +14,15 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, StatvfsData
 
-from fusegw.errors import Busy
 from fusegw.fuse.beside import Beside, Listing
+from fusegw.fuse.holding import Holding
 from fusegw.fuse.invalidation import Stale
 from fusegw.fuse.nodes import HANDLE_TURNS, HANDLES_SLOT, SLOT_MASK, SLOT_SHIFT, NodeIds
 from fusegw.fuse.outdated import Outdated
@@ -45,17 +43,6 @@ from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.caller import Caller
 from fusegw.vfs.volume import Volume
 
-_CHANGES = (
-    "mknod", "mkdir", "symlink", "link", "create", "unlink", "rmdir", "rename",
-    "setattr", "setxattr", "removexattr", "write",
-)  # fmt: skip
-_REQUESTS = (
-    *_CHANGES, "lookup", "readlink", "opendir", "readdir", "releasedir", "fsyncdir", "getattr", "access",
-    "statfs", "getxattr", "listxattr", "open", "read", "flush", "release", "fsync",
-)  # fmt: skip
-"""All that are answered."""
-HOLD_S = 20.0
-"""How long the changes under way may take when requests are held back."""
 _WHOLE_ROOT = 0
 """In a handle, the root with the directories it does not list otherwise; no inode has this number."""
 _SEARCHERS_MAX = 1024
@@ -64,7 +51,7 @@ _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 log = logging.getLogger(__name__)
 
 
-class Operations(pyfuse3.Operations):
+class Operations(Holding):
     """The handlers of one mounted volume. Called on the event loop by pyfuse3 alone."""
 
     supports_dot_lookup = True
@@ -96,53 +83,9 @@ class Operations(pyfuse3.Operations):
         self._searchers: set[int] = set()
         self._valid_s = valid_s
         self._absent = absent(valid_s)
-        self._refused: Callable[[], None] = lambda: None
-        self._changes = 0
-        self._calm = trio.Event()
         self._turn = 0
         self.handle_slot: Callable[[int, Any], None] = lambda slot, handlers: None
         """Tells the mount whose handles with this slot are from now on."""
-
-    @asynccontextmanager
-    async def held(self, is_over: Callable[[], bool]) -> AsyncIterator[None]:
-        """Requests that come during the block wait for its end; those that change something are done before
-        it begins, or it is Busy. When the end is not `is_over` they wait for ever."""
-        over = trio.Event()
-        before = {name: self.__dict__[name] for name in _REQUESTS if name in self.__dict__}
-
-        def waiting_for(name: str) -> Callable[..., Awaitable[Any]]:
-            async def request(*arguments: Any, **named: Any) -> Any:
-                await over.wait()
-                return await getattr(self, name)(*arguments, **named)
-
-            return request
-
-        for name in _REQUESTS:
-            setattr(self, name, waiting_for(name))
-        try:
-            if self._changes:
-                self._calm = trio.Event()
-                with trio.move_on_after(HOLD_S):
-                    await self._calm.wait()
-            if self._changes:
-                raise Busy(f"the changes of {self._changes} requests take long; try again later")
-            yield
-        finally:
-            if is_over():
-                for name in _REQUESTS:
-                    del self.__dict__[name]
-                self.__dict__.update(before)
-                over.set()
-
-    def change_begins(self) -> None:
-        """A request that changes something is under way."""
-        self._changes += 1
-
-    def change_ends(self) -> None:
-        """It is answered."""
-        self._changes -= 1
-        if not self._changes:
-            self._calm.set()
 
     def outdate_handles(self) -> None:
         """What is open is of no use any more; what is opened from now on is."""
@@ -152,25 +95,10 @@ class Operations(pyfuse3.Operations):
         self.handles = self._nodes.base | slot << SLOT_SHIFT
         self.handle_slot(slot, self)
 
-    def refuse_changes(self, why: str) -> None:
-        """From now on, until `accept_changes`, what changes the volume is answered EROFS.
-
-        The kernel refuses it by itself on a mount made with `ro`, until somebody remounts that `rw`.
-        """
-
-        def refused(*_: Any) -> NoReturn:
-            raise OSError(errno.EROFS, why)
-
-        for name in _CHANGES:
-            setattr(self, name, instant(refused))
-        self._refused = refused
-
     def accept_changes(self, volume: Volume) -> None:
         """From now on changes are let in, and requests go to `volume`, which has adopted the one before."""
         self._volume = volume
-        for name in _CHANGES:
-            self.__dict__.pop(name, None)
-        self._refused = lambda: None
+        self.let_changes()
 
     def root_entry(self) -> EntryAttributes:
         """The attributes of the volume's root."""
@@ -377,7 +305,7 @@ class Operations(pyfuse3.Operations):
         ino = self._inode_of(node)
         inode = self._present(ino)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            self._refused()
+            self.check_changes()
         if flags & os.O_TRUNC:
             self._volume.files.truncate(ino, 0)
             self._drop_privileges(inode, ctx)

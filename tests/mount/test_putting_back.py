@@ -4,16 +4,26 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.mount.gateways import NAME, Gateway
+from tests.mount.standbys import elsewhere, shown
 from tests.mount.test_mounted_snapshots import code_of, create, fill, listed, names, spoil
 
 pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def other(gateway: Gateway) -> Iterator[Gateway]:
+    """Another host for the volume, not mounted yet."""
+    yield from elsewhere(gateway)
 
 
 def asked(gateway: Gateway, *arguments: str) -> dict[str, Any]:
@@ -213,3 +223,57 @@ def test_a_locked_snapshot_outlives_a_rollback_past_it(gateway: Gateway) -> None
     assert "locked" in refused(gateway, "snapshot", "delete", NAME, "second")
     roll_back(gateway, "second")
     assert (root / "file").read_bytes() == b"second"
+
+
+@pytest.mark.parametrize("after_s", [0.05, 0.15, 0.4])
+def test_a_gateway_that_is_killed_on_the_way_finishes_it(gateway: Gateway, after_s: float) -> None:
+    """Before or after, never half; whatever the moment."""
+    gateway.mount()
+    root = gateway.root
+    (root / "tree").mkdir()
+    for number in range(1500):
+        (root / "tree" / f"{number}").write_bytes(b"good %d" % number)
+    good = listed(root)
+    create(gateway, "good")
+    for number in range(1500):
+        (root / "tree" / f"{number}").write_bytes(b"evil")
+        (root / f"note-{number}").write_bytes(b"pay")
+    evil = listed(root)
+    os.sync()
+    command = [sys.executable, "-m", "fusegw.cli.main", "snapshot", "rollback", NAME, "good", "--yes"]
+    environment = dict(os.environ) | {
+        "FUSEGW_STATE_DIR": str(gateway.state),
+        "FUSEGW_CONFIG": str(gateway.base / "config.toml"),
+    }
+    asking = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(names_on_disk(root)) < 2 and time.monotonic() < deadline and asking.poll() is None:
+        time.sleep(0.002)
+    time.sleep(after_s)
+    gateway.kill()
+    asking.wait()
+    gateway.mount()
+    found = listed(root)
+    assert found in (good, evil)
+    assert found == good or len(names(gateway)) == 1
+    gateway.umount()
+    gateway.command("check", NAME)
+
+
+def names_on_disk(root: Path) -> list[str]:
+    """The snapshots that can be seen: one more once a rollback has begun."""
+    return os.listdir(root / ".snapshots")
+
+
+def test_a_standby_follows_a_rollback(gateway: Gateway, other: Gateway) -> None:
+    gateway.mount()
+    fill(gateway.root)
+    before = listed(gateway.root)
+    create(gateway, "good")
+    spoil(gateway.root)
+    other.mount("--read-only", "--follow")
+    shown(gateway, other)
+    assert listed(other.root) == listed(gateway.root) != before
+    roll_back(gateway, "good")
+    shown(gateway, other)
+    assert listed(other.root) == before
