@@ -1,9 +1,9 @@
 """Puts one volume together: the only place that builds its parts, starts their tasks and ends them in order.
 
 Tasks of a writer, all in one nursery: ingest, idle files, reaper, recutter, retagger, scrub, shippers of
-packs and log, collector, committer. A volume for reading has none, a standby only the one that follows the
-log: nothing is ever pending there, so that a promotion may put new parts, built for the new epoch, in the
-place of the old ones, over the same index and cache.
+packs and log, collector, snapshot scheduler, committer. A volume for reading has none, a standby only the one
+that follows the log: nothing is ever pending there, so that a promotion may put new parts, built for the new
+epoch, in the place of the old ones, over the same index and cache.
 
 Orderly end of a writer: no new requests → data in memory into packs → packs closed → last commit → uploads,
 for a bounded time → tasks cancelled → files closed. When the body raises, the volume is closed as it stands,
@@ -60,6 +60,7 @@ from fusegw.vfs.reaper import Reaper
 from fusegw.vfs.recut import Recutter
 from fusegw.vfs.retag import Retagger
 from fusegw.vfs.rollback import Rollback
+from fusegw.vfs.scheduler import Scheduler
 from fusegw.vfs.snapshots import Snapshots
 from fusegw.vfs.usage import Usage
 from fusegw.vfs.volume import Volume
@@ -92,6 +93,7 @@ class Runtime(msgspec.Struct):
     usage: Usage
     quotas: Quotas
     retagger: Retagger
+    scheduler: Scheduler
     whereabouts: Whereabouts
     chunks: Chunks
     writer: PackWriter
@@ -394,6 +396,7 @@ def _build(
         usage,
         Quotas(metadata, inodes, changed=retagger.look),
         retagger,
+        Scheduler(metadata, committer, snapshots, configured=source.snapshots, clock=clock),
         Whereabouts(metadata),
         chunks,
         writer,
@@ -452,11 +455,13 @@ def _start(runtime: Runtime) -> None:
 
 
 async def _ship(runtime: Runtime) -> None:
-    """All ways into the store; a fenced gateway changes nothing there any more."""
+    """All ways into the store, and what changes the volume by the clock; a fenced gateway changes nothing any
+    more."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(runtime.shipper.run)
         nursery.start_soon(runtime.checkpointer.run)
         nursery.start_soon(runtime.collector.run)
+        nursery.start_soon(runtime.scheduler.run)
         await runtime.log.run()
         nursery.cancel_scope.cancel()
 
@@ -465,6 +470,7 @@ async def _finish(runtime: Runtime, wait_s: float) -> None:
     """Everything durable here, then everything stored, as far as that is possible."""
     runtime.recutter.stop()
     runtime.collector.stop()
+    runtime.scheduler.stop()
     try:
         await runtime.volume.sync()
         await runtime.shipper.close()

@@ -40,6 +40,7 @@ from exports.errors import InvalidExport
 from exports.model import Share
 from exports.settings import AuditSettings, NfsSettings, ServerSettings, SmbSettings
 from fusegw.errors import FusegwError, Invalid
+from fusegw.schedule import SnapshotSchedule
 from fusegw.store.options import StoreOptions
 
 if TYPE_CHECKING:  # the commands that need no key must not wait for the cryptography
@@ -179,6 +180,8 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     """`fusegw mount DIR` shows it among the others."""
     snapshots_visible: bool = False
     """The root lists `.snapshots`, which can be entered in any case."""
+    snapshots: SnapshotSchedule | None = None
+    """Those made by themselves; None: what the volume says counts."""
     on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """A command that is told when everything is in the store: the program's path and its arguments."""
     on_stored_url: str | None = None
@@ -280,6 +283,11 @@ def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
         options = _anchored(_table(store, f"{where}.store"), base)
         table["store"] = options
         _decode(options, StoreOptions, f"{where}.store")
+    if isinstance(table.get("snapshots"), str):
+        table["snapshots"] = {"keep": table["snapshots"]}
+    if "snapshots" in table:
+        inner = f"{where}.snapshots"
+        _decode(_table(table["snapshots"], inner), SnapshotSchedule, inner)
     volume = _decode(table, VolumeConfig, where)
     _check_hooks(volume, where)
     return volume
@@ -348,6 +356,8 @@ def _decode(table: dict[str, Any], kind: type[_Table], where: str) -> _Table:
                 raise Invalid(f"{where}.{field.encode_name}: {error}") from None
     try:
         return msgspec.convert(table, kind)
+    except Invalid as error:
+        raise Invalid(f"{where}: {error}") from None
     except msgspec.ValidationError as error:
         message = str(error).replace(" - at `$.", f" - at `{where}.").replace("`$`", f"`{where}`")
         raise Invalid(message if where in message else f"{where}: {message}") from None
@@ -442,6 +452,7 @@ class VolumeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The root lists `.snapshots`, which can be entered in any case."""
     tuning: Tuning = Tuning()
     hooks: HookSettings = HookSettings()
+    snapshots: SnapshotSchedule | None = None
     unsafe_no_fencing: bool = False
     """`fusegw init` was told that this store cannot refuse a second create; do not ask again."""
     fixed_at: int | None = None

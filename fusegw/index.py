@@ -25,6 +25,7 @@ from fusegw.identity import Identity, record_identity
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import STATE, STATE_SCHEMA, STATE_VOLUME_ID
+from fusegw.schedule import SnapshotSchedule
 from fusegw.ship.accession import catch_up_and_take_over
 from fusegw.ship.chain import Pruned, refuse_gap
 from fusegw.ship.recover import recover
@@ -69,6 +70,8 @@ class Source(msgspec.Struct, frozen=True):
     """Who this is, for other gateways to read in the log."""
     identity: Identity | None = None
     """What a read-write mount records of the gateway in the volume; None: nothing."""
+    snapshots: SnapshotSchedule | None = None
+    """What the configuration says of snapshots made by themselves; None: what the volume says counts."""
     read_only: bool = False
     """Change neither the index nor the store; whoever uses the volume must not ask for changes."""
     fixed_at: int | None = None

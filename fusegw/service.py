@@ -37,6 +37,8 @@ from fusegw.control.snapshots import (
     CloneWish,
     DiffReply,
     DiffWish,
+    ScheduleReply,
+    ScheduleWish,
     SnapshotChange,
     SnapshotReply,
     SnapshotsReply,
@@ -142,6 +144,7 @@ class Service:
             newest_snapshot=None if latest is None else latest.name,
             newest_snapshot_unix_s=None if latest is None else latest.created_ns / 1e9,
             deleted_snapshots=snapshots.backlog,
+            snapshot_schedule=self._snapshots.schedule(),
             servers=self._sharing.status(),
             share_problems=self._sharing.problems(settings.volume),
             quotas_near=await quotas_near(runtime.quotas, runtime.whereabouts),
@@ -286,6 +289,17 @@ class Service:
 
     async def diff(self, wish: DiffWish) -> DiffReply:
         return await self._restoring.diff(wish)
+
+    async def schedule(self) -> ScheduleReply:
+        """See `SnapshotControl`."""
+        return ScheduleReply(status=self._snapshots.schedule())
+
+    async def change_schedule(self, wish: ScheduleWish) -> ScheduleReply:
+        """See `Scheduler.set`; Invalid when this gateway does not write the volume, Fenced when not any
+        more."""
+        self._refuse_to_write("its snapshot schedule is changed at its writer")
+        await self._runtime.scheduler.set(wish.schedule)
+        return await self.schedule()
 
     async def shutdown(self) -> ShutdownReply:
         """Begin to unmount; Busy when somebody is on the mount."""

@@ -107,6 +107,7 @@ async def served_volume(
             follow=settings.follow,
             writer=f"gateway {socket.gethostname()} (pid {os.getpid()})",
             identity=_identity_of(settings),
+            snapshots=settings.snapshots,
             disk=host.disk,
             codecs=host.codecs,
             decoded_bytes_max=host.decoded_bytes_max,

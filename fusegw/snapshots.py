@@ -1,6 +1,5 @@
 """What commands ask of a volume's snapshots: made, listed, counted, locked and deleted."""
 
-import time
 from collections.abc import Sequence
 from typing import get_args
 
@@ -13,6 +12,7 @@ from fusegw.control.snapshots import (
     DeleteSnapshots,
     LockSnapshot,
     RollBack,
+    ScheduleStatus,
     SnapshotChange,
     SnapshotItem,
     SnapshotReply,
@@ -24,8 +24,6 @@ from fusegw.meta.schema import Snapshot
 from fusegw.meta.unshipped import Standing
 from fusegw.restoring import Restoring
 
-NAME_BY_TIME = "%Y-%m-%dT%H.%M.%SZ"
-"""Of snapshots that are given none, in UTC."""
 _NS = 10**9
 _TIME_MAX_S = (1 << 63) // _NS
 _MADE_BY = get_args(SnapshotItem.__annotations__["made_by"])
@@ -55,6 +53,21 @@ class SnapshotControl:
             unique_stored_bytes=held.unique_stored_bytes,
         )
 
+    def schedule(self) -> ScheduleStatus | None:
+        """Those that are made by themselves; None without a schedule."""
+        status = self._runtime.scheduler.status()
+        if status is None:
+            return None
+        return ScheduleStatus(
+            schedule=status.schedule,
+            next_unix_s=None if status.next_ns is None else status.next_ns / _NS,
+            last=None if status.last is None else status.last.name,
+            last_unix_s=None if status.last is None else status.last.created_ns / _NS,
+            waiting=status.waiting,
+            unchanged=status.unchanged,
+            error=status.error,
+        )
+
     async def change(self, change: SnapshotChange) -> SnapshotsReply:
         """Make it so, durably, at the volume's writer. Raises as `Snapshots` does."""
         if isinstance(change, CreateSnapshot):
@@ -68,7 +81,9 @@ class SnapshotControl:
     async def _create(self, wish: CreateSnapshot) -> Snapshot:
         volume = self._runtime.volume
         until = self._until(wish.locked_until_unix_s) if wish.locked_until_unix_s else 0
-        snapshot = await volume.snapshots.create(wish.name or self._name(), locked_until_ns=until)
+        snapshot = await volume.snapshots.create(
+            wish.name or volume.snapshots.name_by_time(), locked_until_ns=until
+        )
         if wish.wait:
             await volume.barrier()
         return snapshot
@@ -89,17 +104,6 @@ class SnapshotControl:
         if not now < unix_s * _NS < _TIME_MAX_S * _NS:
             raise Invalid("a snapshot can be locked until a time in the future only")
         return int(unix_s * _NS)
-
-    def _name(self) -> str:
-        """From the time; when there were several in this second, with a number."""
-        name = time.strftime(NAME_BY_TIME, time.gmtime(self._clock.time_ns() // _NS))
-        number = 2
-        snapshots = self._runtime.volume.snapshots
-        chosen = name
-        while snapshots.find(chosen) is not None:
-            chosen = f"{name}-{number}"
-            number += 1
-        return chosen
 
     def _holdings(self, snapshot: Snapshot) -> Holdings:
         with self._runtime.metadata.view() as view:

@@ -190,6 +190,7 @@ def _volume(
         snapshots_visible=config.snapshots_visible,
         tuning=config.tuning(),
         hooks=config.hooks(),
+        snapshots=config.snapshots,
         unsafe_no_fencing=entry.unsafe_no_fencing,
         fixed_at=entry.fixed_at,
         secret=secret,

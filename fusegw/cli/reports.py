@@ -11,6 +11,7 @@ from exports.status import ServerStatus
 from fusegw.cli import output
 from fusegw.cli.places import Place, place_argument, place_of
 from fusegw.cli.quota_texts import quota_use
+from fusegw.cli.schedule_text import schedule_line
 from fusegw.cli.session import Session, Site, common_options, json_option
 from fusegw.control.protocol import ScrubStatus, StatusReply, StoreHealth, SyncProgress
 from fusegw.daemon.lock import present_holder
@@ -187,6 +188,8 @@ def _lines(site: Site, name: str, reply: StatusReply | None) -> Iterator[tuple[s
     yield "packs", output.size(reply.stored_bytes)
     if reply.snapshots or reply.deleted_snapshots:
         yield "snapshots", _snapshots(reply)
+    if reply.snapshot_schedule is not None:
+        yield "scheduled", schedule_line(reply.snapshot_schedule)
     if reply.dead_bytes is not None:
         condemned = output.size(reply.condemned_bytes or 0)
         yield "dead in packs", f"{output.size(reply.dead_bytes)}; {condemned} to be deleted"

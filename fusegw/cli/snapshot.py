@@ -11,6 +11,7 @@ import msgspec
 from fusegw.cli import output
 from fusegw.cli.reports import shipping
 from fusegw.cli.session import Session, common_options, complete_volume, json_option
+from fusegw.cli.snapshot_schedule import schedule
 from fusegw.clock import SystemClock
 from fusegw.control.snapshots import (
     CloneWish,
@@ -278,6 +279,9 @@ def _clone(session: Session, volume: str, wish: CloneWish, as_json: bool) -> Non
     )
     if reply.replaced_in:
         print(f"what was there before is in snapshot {output.one_line(reply.replaced_in)}")
+
+
+snapshot.add_command(schedule)
 
 
 def _tell(volume: str, reply: SnapshotsReply, as_json: bool, text: str) -> None:

@@ -38,6 +38,8 @@ from fusegw.control.snapshots import (
     CloneWish,
     DiffReply,
     DiffWish,
+    ScheduleReply,
+    ScheduleWish,
     SnapshotChange,
     SnapshotReply,
     SnapshotsReply,
@@ -163,6 +165,13 @@ class ControlClient:
         return self._ask(
             Request(method="change_snapshots", snapshot_change=change), SnapshotsReply, on_progress
         )
+
+    def schedule(self) -> ScheduleReply:
+        return self._ask(Request(method="schedule"), ScheduleReply)
+
+    def change_schedule(self, wish: ScheduleWish) -> ScheduleReply:
+        """How it is then; durable."""
+        return self._ask(Request(method="change_schedule", schedule=wish), ScheduleReply)
 
     def shutdown(self) -> ShutdownReply:
         return self._ask(Request(method="shutdown"), ShutdownReply)

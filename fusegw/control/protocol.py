@@ -16,7 +16,7 @@ import msgspec
 import fusegw.errors
 from exports.model import Share, User
 from exports.status import ServerStatus
-from fusegw.control.snapshots import CloneWish, DiffWish, SnapshotChange
+from fusegw.control.snapshots import CloneWish, DiffWish, ScheduleStatus, ScheduleWish, SnapshotChange
 from fusegw.errors import FusegwError
 
 LINE_BYTES_MAX = 1 << 20
@@ -39,6 +39,8 @@ Method = Literal[
     "change_snapshots",
     "clone",
     "diff",
+    "schedule",
+    "change_schedule",
     "shutdown",
 ]
 _Reply = TypeVar("_Reply")
@@ -111,7 +113,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question; `wait` is read by `sync` alone, `inode` by `file_status` alone, `change` by
     `change_shares` alone, `quota` by `change_quota` alone, `chunks` and `repair` by `mend` alone, `collect`,
     `snapshot` (a name), `clone` and `diff` by the methods of those names, `snapshot_change` by
-    `change_snapshots` alone."""
+    `change_snapshots` alone, `schedule` by `change_schedule` alone."""
 
     method: Method
     wait: bool = False
@@ -125,6 +127,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     snapshot_change: SnapshotChange | None = None
     clone: CloneWish = CloneWish()
     diff: DiffWish = DiffWish()
+    schedule: ScheduleWish | None = None
 
 
 class StoreHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,6 +252,8 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
     """When it was made, in seconds since 1970."""
     deleted_snapshots: int = 0
     """Deleted ones of which not everything is freed yet."""
+    snapshot_schedule: ScheduleStatus | None = None
+    """None without one."""
     servers: tuple[ServerStatus, ...] = ()
     """Of the gateway's shares, by protocol; those that offer nothing are left out."""
     share_problems: tuple[str, ...] = ()

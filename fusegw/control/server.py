@@ -44,6 +44,8 @@ from fusegw.control.snapshots import (
     CloneWish,
     DiffReply,
     DiffWish,
+    ScheduleReply,
+    ScheduleWish,
     SnapshotChange,
     SnapshotReply,
     SnapshotsReply,
@@ -123,6 +125,13 @@ class Handler(Protocol):
 
     async def change_snapshots(self, change: SnapshotChange) -> SnapshotsReply:
         """Make the change durable. Cancelled when the client goes away while it waits for the store."""
+        ...
+
+    async def schedule(self) -> ScheduleReply: ...
+
+    async def change_schedule(self, wish: ScheduleWish) -> ScheduleReply:
+        """Make it durable; Invalid when this gateway does not write the volume, or its configuration says
+        otherwise."""
         ...
 
     async def shutdown(self) -> ShutdownReply:
@@ -291,6 +300,12 @@ class _Server:
             return await self._reporting(lines, partial(self._handler.clone, request.clone))
         if request.method == "diff":
             return await self._reporting(lines, partial(self._handler.diff, request.diff))
+        if request.method == "schedule":
+            return await self._handler.schedule()
+        if request.method == "change_schedule":
+            if request.schedule is None:
+                raise Invalid("change_schedule needs a schedule")
+            return await self._handler.change_schedule(request.schedule)
         return await self._handler.shutdown()
 
     async def _reporting(self, lines: "_LineStream", work: Callable[[], Awaitable[_Reply]]) -> _Reply:

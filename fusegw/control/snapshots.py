@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from fusegw.schedule import SnapshotSchedule
+
 
 class CreateSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag_field="change", tag="create"):
     """A snapshot of everything acknowledged so far."""
@@ -121,3 +123,36 @@ class SnapshotReply(msgspec.Struct, frozen=True, kw_only=True):
     unique_logical_bytes: int
     """Of them, what neither the present nor another snapshot has: deleting it frees that."""
     unique_stored_bytes: int
+
+
+class ScheduleWish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the schedule is to be from now on."""
+
+    schedule: SnapshotSchedule | None
+    """None: there is none any more."""
+
+
+class ScheduleStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The snapshots that a gateway makes by itself; times in seconds since 1970."""
+
+    schedule: SnapshotSchedule | None = None
+    """None when what the volume says cannot be used."""
+    next_unix_s: float | None = None
+    """When the next one is due; None where the volume is not written."""
+    last: str | None = None
+    """Name of the newest one that counts; None without."""
+    last_unix_s: float | None = None
+    """When it was made."""
+    waiting: bool = False
+    """The newest one does not count yet: it is not in the store."""
+    unchanged: bool = False
+    """There is none of this period because nothing had changed."""
+    error: str | None = None
+    """Why it does not get on; it is tried again."""
+
+
+class ScheduleReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The schedule of a volume, as it is or as it is after a change."""
+
+    status: ScheduleStatus | None
+    """None: there is none."""

@@ -98,6 +98,8 @@ class History:
         self._unrefer = unrefer
         self._known: set[bytes] = set()
         self._cookies: dict[int, int] = {}
+        self.changes = 0
+        """How many changes of rows that snapshots keep were seen so far, while there was a snapshot."""
         self.reload()
 
     def reload(self) -> None:
@@ -135,6 +137,7 @@ class History:
 
     def keep(self, change: Change, table: Table[Any, Any], key: Any, value: Any) -> None:
         """Save what the row was at the newest snapshot, if nothing says it yet and it was there at all."""
+        self.changes += 1
         newest = self._newest
         assert newest is not None, "there is a keeper while there is a snapshot"
         if (key if table is INODE else key[0]) >= newest.next_inode:

@@ -6,6 +6,7 @@ background, and a mount goes on where the one before stopped.
 """
 
 import errno
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -13,12 +14,22 @@ import trio
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
-from fusegw.errors import Exists, FusegwError, Invalid, NotFound
+from fusegw.errors import Busy, Exists, FusegwError, Invalid, NotFound
 from fusegw.meta.committer import Committer
 from fusegw.meta.history import History
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.past import Past
-from fusegw.meta.schema import INODE, STATE_BYTES, STATE_FILES, STATE_NEXT_INODE, Inode, Snapshot, numbered
+from fusegw.meta.schema import (
+    INODE,
+    STATE,
+    STATE_BYTES,
+    STATE_FILES,
+    STATE_NEXT_INODE,
+    STATE_ROLLBACK,
+    Inode,
+    Snapshot,
+    numbered,
+)
 from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX, TIME_LABEL_PREFIX, time_label
 from fusegw.meta.unshipped import Standing
 from fusegw.vfs.files import Files
@@ -28,6 +39,8 @@ from fusegw.vfs.xattrs import XattrReader
 
 NAME_MAX = 255
 """Longest name of a snapshot, in bytes."""
+NAME_BY_TIME = "%Y-%m-%dT%H.%M.%SZ"
+"""Of snapshots that are given none, in UTC."""
 _ROWS_PER_STEP = 512
 _RETRY_S = 0.5
 _COMMITS_AHEAD = 2
@@ -95,6 +108,8 @@ class Snapshots:
         self._last = 0
         self._durable: dict[int, int] = {}
         """By sequence, a commit that has the snapshot or is younger."""
+        self._seen: dict[int, int] = {}
+        """By sequence, `History.changes` when the snapshot was made; those of this run alone."""
         self._trees: dict[int, Tree] = {}
         self._by_name: dict[bytes, Snapshot] = {}
         self._by_time: dict[bytes, Snapshot] = {}
@@ -110,6 +125,7 @@ class Snapshots:
     def reload(self) -> None:
         """The index was changed from outside: take over what it says."""
         self._history.reload()
+        self._seen.clear()
         self._last = max([self._last, *self._history.live, *self._history.dying])
         self._trees = {seq: tree for seq, tree in self._trees.items() if seq in self._history.live}
         self._renew()
@@ -119,6 +135,7 @@ class Snapshots:
         if slots != self._by_slot or not self.changed_ns:
             self.changed_ns = self._clock.time_ns()
         self._durable = {seq: commit for seq, commit in self._durable.items() if seq in self._history.live}
+        self._seen = {seq: count for seq, count in self._seen.items() if seq in self._history.live}
         self._by_slot = slots
         self._by_name = {snapshot.name.encode(): snapshot for snapshot in self}
         self._by_time = {time_label(snapshot): snapshot for snapshot in self}
@@ -176,12 +193,28 @@ class Snapshots:
         )
         return Standing.STORED if stored else Standing.LOCAL
 
+    async def changed_since(self, snapshot: Snapshot) -> bool:
+        """Whether anything that snapshots show has changed since; True, too, when it was made before the
+        volume was opened here, or when nobody can tell."""
+        await self._files.settle_all()
+        return self._seen.get(snapshot.seq) != self._history.changes
+
+    def name_by_time(self) -> str:
+        """A free one, from the time; when there were several in this second, with a number."""
+        name = chosen = time.strftime(NAME_BY_TIME, time.gmtime(self._clock.time_ns() // 10**9))
+        number = 2
+        while self.find(chosen) is not None:
+            chosen = f"{name}-{number}"
+            number += 1
+        return chosen
+
     async def create(self, name: str, *, made_by: int = MADE_BY_HAND, locked_until_ns: int = 0) -> Snapshot:
         """A snapshot of everything acknowledged so far, durable on this machine on return.
 
-        Exists, Invalid (the name), Full.
+        Exists, Invalid (the name), Busy (a rollback is not finished), Full.
         """
         async with self.turn:
+            self._check_whole()
             self._check_new(name)
             await self._files.settle_all()
             snapshot = self.new(name, made_by=made_by, locked_until_ns=locked_until_ns)
@@ -210,13 +243,15 @@ class Snapshots:
         """The snapshot is there, or is another one from now on; merge the change at once."""
         self._last = max(self._last, snapshot.seq)
         self._durable.setdefault(snapshot.seq, self._metadata.commit_number + _COMMITS_AHEAD)
+        self._seen.setdefault(snapshot.seq, self._history.changes)
         self._history.put(change, snapshot)
         self._renew()
 
     async def delete(self, name: str) -> None:
         """The snapshot is out of sight, durably, on return; what only it needs is freed later. NotFound,
-        Invalid (it is locked), Full."""
+        Invalid (it is locked), Busy (a rollback is not finished), Full."""
         async with self.turn:
+            self._check_whole()
             snapshot = self.deletable(name)
             self._trees.pop(snapshot.seq, None)
             self._put(replace(snapshot, dying=True))
@@ -275,6 +310,11 @@ class Snapshots:
     def _put(self, snapshot: Snapshot) -> None:
         with self._metadata.change() as change:
             self.put(change, snapshot)
+
+    def _check_whole(self) -> None:
+        """What the index says is no state of the volume during a rollback, which needs its snapshots."""
+        if self._metadata.get(STATE, STATE_ROLLBACK) is not None:
+            raise Busy("a rollback of the volume is not finished: the next mount goes on with it")
 
     def _check_new(self, name: str) -> None:
         if not 0 < len(name.encode()) <= NAME_MAX or "/" in name or "\0" in name or name in (".", ".."):

@@ -55,6 +55,29 @@ def test_what_cannot_name_a_volume(name: str) -> None:
         check_volume_name(name)
 
 
+def test_a_snapshot_schedule_is_text_or_a_table() -> None:
+    for said in ('"keep daily 7, hourly 24"', '{ keep = "daily 7, hourly 24", stored = true }'):
+        volume = parse_config(f"[volumes.tank]\nsnapshots = {said}", FILE).volume("tank")
+        assert volume.snapshots is not None
+        assert volume.snapshots.counts == {"hourly": 24, "daily": 7}
+        assert volume.snapshots.stored == ("stored" in said)
+    assert VolumeConfig().snapshots is None
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ('"daily"', "volumes.tank.snapshots: 'daily' does not say"),
+        ('{ keep = "daily 7", store = true }', "unknown key volumes.tank.snapshots.store .*'stored'"),
+        ("{ stored = true }", "volumes.tank.snapshots: .*keep"),
+        ("7", "volumes.tank.snapshots: expected a table"),
+    ],
+)
+def test_what_is_no_snapshot_schedule(said: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why):
+        parse_config(f"[volumes.tank]\nsnapshots = {said}", FILE)
+
+
 def test_everything_at_once() -> None:
     config = parse_config(
         """
