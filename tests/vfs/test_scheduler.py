@@ -175,8 +175,9 @@ def test_every_kind_of_change_counts_and_none_is_invented(place: Place) -> None:
                 status = scheduler.status()
                 assert status is not None and status.unchanged, f"before {change.__name__}"
                 await change()
-                # What was made by hand in between does not stand for a scheduled one.
-                await volume.snapshots.create(f"after {change.__name__}")
+                if change is not overwrite:  # which is in memory only when it is looked for
+                    # What was made by hand in between does not stand for a scheduled one.
+                    await volume.snapshots.create(f"after {change.__name__}")
                 place.clock.set_s += HOUR_S
                 await scheduler.step()
                 status = scheduler.status()
@@ -194,7 +195,7 @@ def test_a_missed_one_is_made_up_for_once(place: Place) -> None:
         async with place.volume() as runtime:
             await place.change(runtime)
             await runtime.scheduler.step()
-            assert len(names(runtime)) == 1, "this hour has one"
+            assert names(runtime) == ["2026-09-21T14.00.00Z"], "this hour has one"
         place.clock.set_s += 100 * HOUR_S
         async with place.volume() as runtime:
             await runtime.scheduler.step()
