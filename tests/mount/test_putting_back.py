@@ -231,11 +231,11 @@ def test_a_gateway_that_is_killed_on_the_way_finishes_it(gateway: Gateway, after
     gateway.mount()
     root = gateway.root
     (root / "tree").mkdir()
-    for number in range(1500):
+    for number in range(800):
         (root / "tree" / f"{number}").write_bytes(b"good %d" % number)
     good = listed(root)
     create(gateway, "good")
-    for number in range(1500):
+    for number in range(800):
         (root / "tree" / f"{number}").write_bytes(b"evil")
         (root / f"note-{number}").write_bytes(b"pay")
     evil = listed(root)
