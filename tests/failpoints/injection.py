@@ -294,6 +294,8 @@ class _Environment:
         self._tables: dict[int, str] = {}
 
     def open_db(self, name: bytes, **how: Any) -> Any:
+        if isinstance(within := how.get("txn"), _Transaction):
+            how["txn"] = within._inner
         database = self._inner.open_db(name, **how)
         self._tables[id(database)] = name.decode()
         return database
