@@ -110,7 +110,9 @@ def _clear(change: Change, chunks: Chunks, ino: int, start: int, end: int) -> in
         else:
             change.delete(EXTENT, (ino, offset))
         if right:
-            change.put(EXTENT, (ino, end), Extent(right, extent.chunk, extent.chunk_offset + end - offset))
+            # A hole has no place in a chunk, and may be longer than any chunk.
+            skipped = 0 if extent.chunk == HOLE else extent.chunk_offset + end - offset
+            change.put(EXTENT, (ino, end), Extent(right, extent.chunk, skipped))
         if extent.chunk != HOLE:
             freed += extent.length - left - right
             if left and right:

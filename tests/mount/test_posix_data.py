@@ -115,6 +115,7 @@ def test_files_of_a_tebibyte(place: Path) -> None:
     os.truncate(path, 2 * TIB)
     for offset in (0, TIB - 3, 2 * TIB - 6):
         write_at(path, offset, b"marker")
+    os.sync()
     drop_kernel_caches()
     assert path.stat().st_size == 2 * TIB
     for offset in (0, TIB - 3, 2 * TIB - 6):

@@ -154,3 +154,19 @@ def test_neighbouring_holes_are_one_extent(metadata: Metadata) -> None:
 def test_missing_chunk_row_is_damage(metadata: Metadata) -> None:
     with metadata.change() as change, pytest.raises(Corrupt, match="0x63"):
         new_chunks(metadata).refer(change, 99)
+
+
+def test_a_hole_longer_than_any_chunk_is_written_into(metadata: Metadata) -> None:
+    """What is left of it has no place in a chunk, which would not fit into its row."""
+    chunks = new_chunks(metadata)
+    with metadata.change() as change:
+        row = Inode(INO, 1, 0o100644, 1, 0, 0, 0, 0, 0, 0, 0)
+        row = extents.extend(change, row, 1 << 41)
+        number = new_chunk(chunks, change, 1)
+        for offset in (0, 1 << 40, (1 << 41) - PIECE):
+            row = extents.place(change, chunks, row, offset, [Extent(PIECE, number, 0)], PIECE)
+    assert metadata.freeze()
+    metadata.save()
+    metadata.saved()
+    holes = [row for _, row in metadata.scan(EXTENT, (INO, 0), (INO + 1, 0)) if row.chunk == HOLE]
+    assert [hole.chunk_offset for hole in holes] == [0, 0]
