@@ -359,7 +359,6 @@ def _build(
         reaper,
         retagger,
         quiet=recutter.turn,
-        clock=clock,
     )
     volume = Volume(
         metadata,

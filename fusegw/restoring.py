@@ -97,10 +97,7 @@ class Restoring:
 
     async def _named(self, base: str) -> str:
         snapshots = self._runtime.volume.snapshots
-        number = 1
-        while snapshots.find(f"{base[:200]}-{number}") is not None:
-            number += 1
-        snapshot = await snapshots.create(f"{base[:200]}-{number}", made_by=MADE_BY_ROLLBACK)
+        snapshot = await snapshots.create(snapshots.free_name(base), made_by=MADE_BY_ROLLBACK)
         return snapshot.name
 
     async def diff(self, wish: DiffWish) -> DiffReply:

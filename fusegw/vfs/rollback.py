@@ -20,8 +20,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
-from fusegw.clock import Clock
-from fusegw.errors import Busy, FusegwError, NotFound
+from fusegw.errors import Busy, FusegwError
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.codec import Table
 from fusegw.meta.committer import Committer
@@ -78,7 +77,6 @@ class Rollback:
         retagger: Retagger,
         *,
         quiet: trio.Lock,
-        clock: Clock,
     ) -> None:
         self._metadata = metadata
         self._history = history
@@ -90,7 +88,6 @@ class Rollback:
         self._reaper = reaper
         self._retagger = retagger
         self._quiet = quiet
-        self._clock = clock
         self.rows_per_step = 256
         """How many are changed at once."""
 
@@ -110,18 +107,20 @@ class Rollback:
 
     async def to(self, name: str) -> tuple[Snapshot, Changed]:
         """Roll back to a snapshot; the one made of the state before, and what changed of all that the kernel
-        knows. Durable on return. NotFound, Busy (data keeps coming in), Full (it goes on at the next mount).
+        knows. Durable on return; it waits for room on a full disk. NotFound, Busy (data keeps coming in).
         """
         async with self._snapshots.turn, self._quiet:
             target = self._snapshots.get(name)
             await self._files.settle_all()
             if not self._files.is_settled:
                 raise Busy("data was written while the rollback began; try again")
-            safety = self._snapshots.new(self._name_for(target), made_by=MADE_BY_ROLLBACK)
+            safety = self._snapshots.new(
+                self._snapshots.free_name(f"before-rollback-{target.name}"), made_by=MADE_BY_ROLLBACK
+            )
             with self._metadata.change() as change:
                 self._snapshots.put(change, safety)
                 change.put(STATE, STATE_ROLLBACK, _JOB.pack(target.seq, safety.seq))
-            await self._committer.commit()
+            await self._persist(self._committer.commit)
             return safety, await self._run(target)
 
     async def resume(self) -> None:
@@ -130,14 +129,6 @@ class Rollback:
         if target is not None:
             async with self._snapshots.turn, self._quiet:
                 await self._run(target)
-
-    def _name_for(self, target: Snapshot) -> str:
-        base = f"before-rollback-{target.name}"[:200]
-        for number in range(1, 1 << 20):
-            name = f"{base}-{number}"
-            if self._snapshots.find(name) is None:
-                return name
-        raise NotFound("no name is left for the snapshot of the state before")
 
     async def _run(self, target: Snapshot) -> Changed:
         past = Past(self._metadata, target)

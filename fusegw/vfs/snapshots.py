@@ -9,6 +9,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 
 import trio
 from msgspec.structs import replace
@@ -39,6 +40,7 @@ from fusegw.vfs.xattrs import XattrReader
 
 NAME_MAX = 255
 """Longest name of a snapshot, in bytes."""
+_NUMBER_MAX = 20
 NAME_BY_TIME = "%Y-%m-%dT%H.%M.%SZ"
 """Of snapshots that are given none, in UTC."""
 _ROWS_PER_STEP = 512
@@ -175,6 +177,11 @@ class Snapshots:
         if snapshot is None:
             raise NotFound(f"the volume has no snapshot {name!r}; fusegw snapshot list shows those it has")
         return snapshot
+
+    def free_name(self, base: str) -> str:
+        """`base`, as much of it as fits, with the first number that is free."""
+        base = base.encode()[: NAME_MAX - _NUMBER_MAX].decode(errors="ignore")
+        return next(name for n in count(1) if self.find(name := f"{base}-{n}") is None)
 
     def tree(self, snapshot: Snapshot) -> Tree:
         """What the snapshot shows."""

@@ -73,6 +73,17 @@ def test_a_rollback_and_back_again(gateway: Gateway) -> None:
     assert listed(root) == spoilt
 
 
+def test_a_snapshot_with_the_longest_name_is_gone_back_to(gateway: Gateway) -> None:
+    """The state before has a name of its own, which must not be too long."""
+    gateway.mount()
+    (gateway.root / "file").write_text("good")
+    name = "ü" * 127
+    create(gateway, name)
+    (gateway.root / "file").write_text("evil")
+    assert len(roll_back(gateway, name).encode()) <= 255
+    assert (gateway.root / "file").read_text() == "good"
+
+
 def test_what_was_open_is_stale_and_what_is_opened_then_is_not(gateway: Gateway) -> None:
     gateway.mount()
     root = gateway.root
