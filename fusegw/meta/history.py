@@ -21,7 +21,7 @@ from typing import Any
 
 from fusegw.meta.codec import Table, encode_u64
 from fusegw.meta.layers import Rows
-from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.metadata import UNREAD, Change, Metadata
 from fusegw.meta.schema import (
     DIRENT,
     EXTENT,
@@ -40,6 +40,7 @@ _SEQ_SIZE = 8
 _OWNER = slice(1, 9)
 """In a key of the history: the inode or directory the row belongs to."""
 _KNOWN_MAX = 1 << 18
+_TOUCHED_BITS = 1 << 24
 _COOKIES_MAX = 1 << 16
 HISTORY_END = b"\xff"
 """Behind all keys of the history, and behind a prefix behind all of its keys."""
@@ -97,6 +98,9 @@ class History:
         self._refer = refer
         self._unrefer = unrefer
         self._known: set[bytes] = set()
+        self._touched: bytearray | None = None
+        """A bit for the hash of each key whose row was kept since the newest snapshot was made, so that most
+        keys need not be looked for; None when it was made before this process began to watch."""
         self._cookies: dict[int, int] = {}
         self.changes = 0
         """How many changes of rows that snapshots keep were seen so far, while there was a snapshot."""
@@ -113,11 +117,14 @@ class History:
 
     def put(self, change: Change, snapshot: Snapshot) -> None:
         """A snapshot is new, or its row is another one from now on; merge the change at once."""
+        is_new = snapshot.seq not in self.live and snapshot.seq not in self.dying
         change.put(SNAPSHOT, snapshot.seq, snapshot)
         mine, other = (self.dying, self.live) if snapshot.dying else (self.live, self.dying)
         other.pop(snapshot.seq, None)
         mine[snapshot.seq] = snapshot
         self._renew()
+        if is_new and self._tops == [snapshot.seq]:
+            self._touched = bytearray(_TOUCHED_BITS // 8)
 
     def gone(self, change: Change, seqs: list[int]) -> None:
         """Deleted snapshots were folded; merge the change at once."""
@@ -130,12 +137,13 @@ class History:
         self._newest = self.live[max(self.live)] if self.live else None
         self._tops = [seq for seq in (*self.live, *self.dying) if self._newest and seq >= self._newest.seq]
         self._known.clear()
+        self._touched = None
         self._cookies.clear()
         self._metadata.keeper = None if self._newest is None else self
 
     # keeping
 
-    def keep(self, change: Change, table: Table[Any, Any], key: Any, value: Any) -> None:
+    def keep(self, change: Change, table: Table[Any, Any], key: Any, value: Any, was: Any = UNREAD) -> None:
         """Save what the row was at the newest snapshot, if nothing says it yet and it was there at all."""
         self.changes += 1
         newest = self._newest
@@ -148,9 +156,9 @@ class History:
         if table is POSITION:
             if key[1] >= self._next_cookie(change, key[0]):
                 return
-            old: Any = change.get(table, key)
+            old = change.get(table, key) if was is UNREAD else was
         else:
-            old = change.get(table, key)
+            old = change.get(table, key) if was is UNREAD else was
             if table is DIRENT:
                 entry = value if old is None else old
                 if entry is None or entry.cookie >= self._next_cookie(change, key[0]):
@@ -168,10 +176,17 @@ class History:
             prefix, seq = split_key(key)
             if row is not None and newest is not None and seq >= newest.seq:
                 self._known.add(prefix)
+                if self._touched is not None:
+                    place, bit = _place(prefix)
+                    self._touched[place] |= bit
         if len(self._known) > _KNOWN_MAX:
             self._known.clear()
 
     def _has(self, change: Change, prefix: bytes) -> bool:
+        if self._touched is not None:
+            place, bit = _place(prefix)
+            if not self._touched[place] & bit:
+                return False
         return any(change.get(HISTORY, history_key(prefix, seq)) is not None for seq in self._tops)
 
     def _next_cookie(self, change: Change, directory: int) -> int:
@@ -241,3 +256,9 @@ class History:
             if below < snapshot.seq <= seq and owner < snapshot.next_inode:
                 return snapshot.seq
         return None
+
+
+def _place(prefix: bytes) -> tuple[int, int]:
+    """Where a key's bit is among those of `_TOUCHED_BITS`: byte and mask."""
+    number = hash(prefix) & (_TOUCHED_BITS - 1)
+    return number >> 3, 1 << (number & 7)

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import lmdb
 
@@ -37,6 +37,8 @@ from fusegw.meta.view import View
 K = TypeVar("K")
 V = TypeVar("V")
 _ABSENT: Any = object()
+UNREAD: Any = object()
+"""In place of a row that was not looked up."""
 _RESERVE_NAME = "reserve"
 _LOGGED = frozenset(table.name for table in schema.LOGGED_TABLES)
 
@@ -47,8 +49,9 @@ Row = tuple[Table[Any, Any], Any, Any]
 class Keeper(Protocol):
     """Who saves for snapshots what is about to change."""
 
-    def keep(self, change: "Change", table: Table[Any, Any], key: Any, value: Any) -> None:
-        """The row is about to get `value` (None: to go), for the first time in this change."""
+    def keep(self, change: "Change", table: Table[Any, Any], key: Any, value: Any, was: Any = UNREAD) -> None:
+        """The row is about to get `value` (None: to go), for the first time in this change. `was` is what it
+        is up to now, if that was read already."""
 
     def merged(self, kept: Rows) -> None:
         """These rows of the history are part of the pending set now."""
@@ -77,16 +80,17 @@ class Change:
                 return found
         return self._metadata.get(table, key)
 
-    def put(self, table: Table[K, V], key: K, value: V) -> None:
+    def put(self, table: Table[K, V], key: K, value: V, *, was: V | None = UNREAD) -> None:
+        """`was` is the row as this change has read it, if it did: that spares reading it once more."""
         rows = self._layer.get(table.name)
         if rows is None:
             rows = self._layer[table.name] = Rows()
         if table.kept and self._metadata.keeper is not None and key not in rows:
-            self._metadata.keeper.keep(self, table, key, value)
+            self._metadata.keeper.keep(self, table, key, value, was)
         rows[key] = value
 
-    def delete(self, table: Table[K, Any], key: K) -> None:
-        self.put(table, key, None)
+    def delete(self, table: Table[K, V], key: K, *, was: V | None = UNREAD) -> None:
+        self.put(table, key, cast(V, None), was=was)
 
     def scan(self, table: Table[K, V], low: K, high: K, *, reverse: bool = False) -> Iterator[tuple[K, V]]:
         """Rows with low <= key < high, ascending or descending; do not change `table` while it runs."""

@@ -82,6 +82,10 @@ class Reaper:
             if ino in self._unlinked:
                 self.consider(ino)
 
+    def is_unlinked(self, ino: int) -> bool:
+        """Whether the inode has a row in the reap table."""
+        return ino in self._unlinked
+
     def unlinked(self, ino: int) -> None:
         """The inode lost its last link, and has its row in the reap table."""
         self._unlinked.add(ino)

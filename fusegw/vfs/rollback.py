@@ -172,22 +172,23 @@ class Rollback:
         self, change: Change, past: Past, table: Table[Any, Any], key: Any, old: Any, changed: Changed
     ) -> None:
         now = change.get(table, key)
+        if now == old:
+            return
         if table in (XATTR, EXTENT):
-            inode = past.get(INODE, key[0])
+            # Inodes are as they were by now.
+            inode = change.get(INODE, key[0])
             if inode is None or not inode.nlink:
                 # It had no name then, so it is not there afterwards: the reaper has it.
                 return
-        if now == old:
-            return
         if table is EXTENT:
             # The new reference first: the old one may be the last to the same chunk.
             if old is not None and old.chunk != HOLE:
                 self._chunks.refer(change, old.chunk)
-            _set(change, table, key, old)
+            change.put(table, key, old, was=now)
             if now is not None and now.chunk != HOLE:
                 self._chunks.unrefer(change, now.chunk)
         else:
-            _set(change, table, key, old)
+            change.put(table, key, old, was=now)
         self._note(changed, table, key)
 
     async def _put_inodes_back(self, olds: list[tuple[int, Inode | None]], changed: Changed) -> None:
@@ -215,13 +216,13 @@ class Rollback:
         if old.is_dir:
             highest = self._history.cookie_floor(old.ino) if now is None else now.next_cookie
             old = replace(old, next_cookie=max(old.next_cookie, highest))
-        if old.nlink:
-            change.delete(REAP, old.ino)
-        else:
+        if not old.nlink:
             change.put(REAP, old.ino, 0)
+        elif self._reaper.is_unlinked(old.ino):
+            change.delete(REAP, old.ino)
         if now == old:
             return
-        change.put(INODE, old.ino, old)
+        change.put(INODE, old.ino, old, was=now)
         self._usage.moved(change, now, old)
         self._note(changed, INODE, old.ino)
 
@@ -244,7 +245,7 @@ class Rollback:
         with self._metadata.change() as change:
             for inode in inodes:
                 left = replace(inode, nlink=0, parent=0, entries=0)
-                change.put(INODE, inode.ino, left)
+                change.put(INODE, inode.ino, left, was=inode)
                 self._usage.moved(change, inode, left)
                 change.put(REAP, inode.ino, 0)
                 self._note(changed, INODE, inode.ino)
@@ -260,10 +261,10 @@ class Rollback:
                 return
             with self._metadata.change() as change:
                 for key, name in rows:
-                    change.delete(POSITION, key)
+                    change.delete(POSITION, key, was=name)
                     entry = change.get(DIRENT, (directory, name))
                     if entry is not None and entry.cookie == key[1]:
-                        change.delete(DIRENT, (directory, name))
+                        change.delete(DIRENT, (directory, name), was=entry)
                         self._note(changed, DIRENT, (directory, name))
             await self._breathe()
 
@@ -286,10 +287,3 @@ class Rollback:
             except FusegwError as error:
                 log.error("the rollback waits: %s", error)
                 await trio.sleep(_RETRY_S)
-
-
-def _set(change: Change, table: Table[Any, Any], key: Any, value: Any) -> None:
-    if value is None:
-        change.delete(table, key)
-    else:
-        change.put(table, key, value)
