@@ -138,7 +138,7 @@ async def running_volume(source: Source) -> AsyncIterator[Runtime]:
                     nursery.start_soon(runtime.follower.run)
                 elif not source.read_only:
                     _start(runtime)
-                    await runtime.volume.rollback.resume()
+                    await runtime.volume.resume()
                 yield runtime
                 if not runtime.source.read_only:
                     with trio.CancelScope(shield=True):
@@ -173,7 +173,7 @@ async def promote(runtime: Runtime, *, switch: Callable[[], None]) -> None:
         _start(runtime)
 
     await runtime.follower.take_over(runtime.source.writer, reign)
-    await runtime.volume.rollback.resume()
+    await runtime.volume.resume()
 
 
 def _record_identity(runtime: Runtime) -> None:

@@ -15,7 +15,7 @@ from fusegw.errors import Exists, FusegwError, Invalid, NotFound
 from fusegw.fuse.operations import Operations
 from fusegw.meta.rebuild import Changed
 from fusegw.meta.schema import DIRENT, INODE, ROOT_INODE, Inode, Snapshot
-from fusegw.meta.snapshot import MADE_BY_ROLLBACK
+from fusegw.meta.snapshot import MADE_BY_ROLLBACK, MADE_FOR_CLONE
 from fusegw.vfs.differ import differences
 from fusegw.vfs.names import Names
 
@@ -67,8 +67,8 @@ class Restoring:
             raise Exists(f"{wish.target} is there already; say --replace to have it replaced")
         safety = ""
         if there is not None:
-            safety = await self._named(f"before-replacing-{name.decode(errors='replace')}")
-        passing = "" if wish.snapshot else await self._named("cloning")
+            safety = await self._named(f"before-replacing-{name.decode(errors='replace')}", MADE_BY_ROLLBACK)
+        passing = "" if wish.snapshot else await self._named("cloning", MADE_FOR_CLONE)
         try:
             snapshot = volume.snapshots.get(wish.snapshot or passing)
             tree = volume.snapshots.tree(snapshot)
@@ -95,9 +95,9 @@ class Restoring:
         await self._settle(changed)
         return CloneReply(files=done.files, logical_bytes=done.nbytes, replaced_in=safety)
 
-    async def _named(self, base: str) -> str:
+    async def _named(self, base: str, made_by: int) -> str:
         snapshots = self._runtime.volume.snapshots
-        snapshot = await snapshots.create(snapshots.free_name(base), made_by=MADE_BY_ROLLBACK)
+        snapshot = await snapshots.create(snapshots.free_name(base), made_by=made_by)
         return snapshot.name
 
     async def diff(self, wish: DiffWish) -> DiffReply:

@@ -94,7 +94,7 @@ class SnapshotItem(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     created_unix_s: float
-    made_by: Literal["hand", "schedule", "rollback"]
+    made_by: Literal["hand", "schedule", "rollback", "clone"]
     files: int
     """Inodes in use then, of every kind."""
     logical_bytes: int

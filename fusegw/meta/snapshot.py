@@ -45,7 +45,8 @@ def time_label(snapshot: Snapshot) -> bytes:
     return time.strftime(TIME_LABEL, time.gmtime(snapshot.created_ns // 10**9)).encode()
 
 
-MADE_BY_HAND, MADE_BY_SCHEDULE, MADE_BY_ROLLBACK = range(3)
+MADE_BY_HAND, MADE_BY_SCHEDULE, MADE_BY_ROLLBACK, MADE_FOR_CLONE = range(4)
+"""One for a clone goes with it; when a crash has cut the clone off, with the next mount."""
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:

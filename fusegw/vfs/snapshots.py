@@ -6,6 +6,7 @@ background, and a mount goes on where the one before stopped.
 """
 
 import errno
+import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +32,7 @@ from fusegw.meta.schema import (
     Snapshot,
     numbered,
 )
-from fusegw.meta.snapshot import MADE_BY_HAND, SLOT_MAX, TIME_LABEL_PREFIX, time_label
+from fusegw.meta.snapshot import MADE_BY_HAND, MADE_FOR_CLONE, SLOT_MAX, TIME_LABEL_PREFIX, time_label
 from fusegw.meta.unshipped import Standing
 from fusegw.vfs.files import Files
 from fusegw.vfs.names import Names
@@ -48,6 +49,7 @@ _RETRY_S = 0.5
 _COMMITS_AHEAD = 2
 """What is merged now is in one of so many commits: one may be on its way already."""
 _EPOCH_SHIFT = 40
+log = logging.getLogger(__name__)
 _SLOTS_PER_EPOCH = 7919
 """Odd and prime, so that epochs that follow one another begin far from each other."""
 
@@ -264,6 +266,14 @@ class Snapshots:
             self._put(replace(snapshot, dying=True))
             self._work.set()
             await self._committer.commit()
+
+    async def delete_passing(self) -> None:
+        """Delete what clones were made from that never ended."""
+        for snapshot in [one for one in self if one.made_by == MADE_FOR_CLONE]:
+            try:
+                await self.delete(snapshot.name)
+            except FusegwError as error:
+                log.warning("snapshot %r of a clone that was cut off stays: %s", snapshot.name, error)
 
     def deletable(self, name: str) -> Snapshot:
         """The snapshot with this name, if it may be deleted now; NotFound, Invalid (it is locked)."""

@@ -91,6 +91,11 @@ class Volume:
         self.files.adopt(other.files)
         self._reaper.adopt(other._reaper)
 
+    async def resume(self) -> None:
+        """Finish what a crash has cut off, before anybody sees the volume."""
+        await self.rollback.resume()
+        await self.snapshots.delete_passing()
+
     @property
     def reap_backlog(self) -> int:
         """Unlinked inodes that still take space."""

@@ -251,24 +251,50 @@ def test_a_gateway_that_is_killed_on_the_way_finishes_it(gateway: Gateway, after
         (root / f"note-{number}").write_bytes(b"pay")
     evil = listed(root)
     os.sync()
-    command = [sys.executable, "-m", "fusegw.cli.main", "snapshot", "rollback", NAME, "good", "--yes"]
-    environment = dict(os.environ) | {
-        "FUSEGW_STATE_DIR": str(gateway.state),
-        "FUSEGW_CONFIG": str(gateway.base / "config.toml"),
-    }
-    asking = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(names_on_disk(root)) < 2 and time.monotonic() < deadline and asking.poll() is None:
-        time.sleep(0.002)
-    time.sleep(after_s)
-    gateway.kill()
-    asking.wait()
+    kill_during(gateway, after_s, "snapshot", "rollback", NAME, "good", "--yes")
     gateway.mount()
     found = listed(root)
     assert found in (good, evil)
     assert found == good or len(names(gateway)) == 1
     gateway.umount()
     gateway.command("check", NAME)
+
+
+def test_a_clone_that_a_kill_cuts_off_leaves_nothing(gateway: Gateway) -> None:
+    gateway.mount()
+    root = gateway.root
+    (root / "source").mkdir()
+    for number in range(600):
+        (root / "source" / f"{number}").write_bytes(b"%d" % number)
+    os.sync()
+    kill_during(gateway, 0.02, "clone", NAME, "/source", "/copy")
+    gateway.mount()
+    assert names(gateway) == []
+    if (root / "copy").exists():
+        assert len(os.listdir(root / "copy")) == 600
+    gateway.umount()
+    gateway.command("check", NAME)
+
+
+def kill_during(gateway: Gateway, after_s: float, *arguments: str) -> None:
+    """Kill the gateway so long after a command has made a snapshot."""
+    environment = dict(os.environ) | {
+        "FUSEGW_STATE_DIR": str(gateway.state),
+        "FUSEGW_CONFIG": str(gateway.base / "config.toml"),
+    }
+    before = len(names_on_disk(gateway.root))
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "fusegw.cli.main", *arguments],
+        env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while (
+        len(names_on_disk(gateway.root)) == before and time.monotonic() < deadline and asking.poll() is None
+    ):
+        time.sleep(0.002)
+    time.sleep(after_s)
+    gateway.kill()
+    asking.wait()
 
 
 def names_on_disk(root: Path) -> list[str]:
