@@ -108,7 +108,7 @@ def recover(
     assert recovered is not None, "there is always another start"
     if not recovered.head.seq:
         shutil.rmtree(building, ignore_errors=True)
-        raise NotFound(f"{store.url} holds no log: the volume was never mounted for writing")
+        raise _without_log(store)
     try:
         if meta_dir.exists():
             meta_dir.rmdir()
@@ -118,6 +118,18 @@ def recover(
             f"the recovered index cannot be put into {meta_dir}: {error}; check that disk"
         ) from None
     return recovered
+
+
+def _without_log(store: ObjectStore) -> NotFound:
+    if next(store.list("packs/"), None) is not None:
+        return NotFound(
+            f"{store.url} holds packs but no log, without which no file can be found: restore what was below "
+            "log/ and checkpoints/ from a copy of the store"
+        )
+    return NotFound(
+        f"{store.url} holds no log: the volume was never mounted for writing, nothing is in it. Empty that "
+        "place and create the volume anew with fusegw init"
+    )
 
 
 class _Recovery:

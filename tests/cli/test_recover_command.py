@@ -212,6 +212,10 @@ def test_what_keeps_it_from_being_recovered_is_said_and_nothing_is_left(site: Si
 
     refused(site.recover(), 9, "holds no log: the volume was never mounted for writing")
     site.serve(b"one", b"two")
+    (host.store / "tank" / "log").rename(host.base / "log")
+    before = host.tree(host.store)
+    refused(site.recover(), 9, "restore what was below log/ and checkpoints/ from a copy")
+    (host.base / "log").rename(host.store / "tank" / "log")
     before = host.tree(host.store)
     wrong = host.write(host.base / "wrong", "wrong")
     refused(site.recover("tank", "--passphrase-file", wrong), 6, "opens no slot of volume 'tank'")
