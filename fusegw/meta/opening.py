@@ -5,22 +5,29 @@ there is one table less, and an empty one would take its place. So an index has 
 a new one gets them, all in one transaction.
 """
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from fusegw.errors import Busy, Corrupt, Denied
+from fusegw.errors import Busy, Corrupt, Denied, Full, FusegwError
 from fusegw.meta import schema
 from fusegw.meta.pages import REMEDY, refuse_cut_off
 
 DATA_NAME = "data.mdb"
+_LOCK_NAME = "lock.mdb"
+_LOCK_BYTES = 8192
+"""As LMDB makes it, for 126 readers."""
 _TABLES_MAX = 32
 
 
 def open_to_write(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, Any]]:
-    """The environment and its databases by table name, made if there is nothing yet. Busy, Corrupt."""
+    """The environment and its databases by table name, made if there is nothing yet. Busy, Denied,
+    Full, Corrupt."""
     refuse_cut_off(directory / DATA_NAME)
+    _make_lock_file(directory / _LOCK_NAME)
     try:
         environment = lmdb.open(
             str(directory),
@@ -33,7 +40,7 @@ def open_to_write(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, 
     except lmdb.LockError as error:
         raise Busy(f"metadata index {directory} is in use: {error}") from None
     except lmdb.Error as error:
-        raise _damaged(directory, str(error)) from None
+        raise _failed(directory, error) from None
     return environment, _databases(environment, directory, create=True)
 
 
@@ -53,7 +60,7 @@ def open_to_read(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, A
     except (lmdb.ReadonlyError, PermissionError) as error:
         raise Denied(f"metadata index {directory} cannot be read: {error}") from None
     except lmdb.Error as error:
-        raise _damaged(directory, str(error)) from None
+        raise _failed(directory, error) from None
     return environment, _databases(environment, directory, create=False)
 
 
@@ -73,11 +80,45 @@ def _databases(environment: Any, directory: Path, *, create: bool) -> dict[str, 
                 raise _damaged(directory, f"it has no table {table.name!r}") from None
     except lmdb.Error as error:
         environment.close()
-        raise _damaged(directory, str(error)) from None
+        raise _failed(directory, error) from None
     except Corrupt:
         environment.close()
         raise
     return found
+
+
+def _make_lock_file(path: Path) -> None:
+    """With its blocks on the disk: LMDB would make one without, write to it through memory, and so be killed
+    by SIGBUS on a full disk. One that has them is not touched, since to close it would lose its locks."""
+    try:
+        if path.stat().st_blocks * 512 >= _LOCK_BYTES:
+            return
+    except FileNotFoundError:
+        pass
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _LOCK_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _refused(path.parent, error) from None
+
+
+def _refused(directory: Path, error: OSError) -> FusegwError:
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Denied(f"metadata index {directory} cannot be opened: {error}; it must be writable")
+    return Full(f"metadata index {directory} cannot be opened: {error}; free disk space, or check the disk")
+
+
+def _failed(directory: Path, error: lmdb.Error) -> FusegwError:
+    """What the disk or its rights refuse is no damage."""
+    why = str(error)
+    if isinstance(error, lmdb.DiskError | lmdb.MapFullError):
+        return Full(f"metadata index {directory} cannot be opened: {why}; free disk space, or check the disk")
+    if isinstance(error, lmdb.ReadonlyError) or os.strerror(errno.EROFS) in why:
+        return Denied(f"metadata index {directory} cannot be opened: {why}; it must be writable")
+    return _damaged(directory, why)
 
 
 def _damaged(directory: Path, why: str) -> Corrupt:

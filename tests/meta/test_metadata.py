@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusegw.errors import Full
+from fusegw.errors import Denied, Full
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import CHUNK_ID, LOG_TAIL, REAP, STATE, XATTR, chunk_key
 from tests.meta.indexes import commit, open_index
@@ -238,6 +238,18 @@ def _use_up(directory: Path) -> None:
     with open(directory / "filler", "wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
         while True:
             filler.write(bytes(1 << 12))
+
+
+@pytest.mark.mount
+def test_what_a_disk_refuses_is_not_called_damage(small_disk: Path) -> None:
+    _use_up(small_disk)
+    with pytest.raises(Full, match=r"cannot be opened: .*No space left.*free disk space"):
+        open_index(small_disk / "meta")
+    (small_disk / "filler").unlink()
+    open_index(small_disk / "meta").close()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(Denied, match=r"cannot be opened: .*Read-only.*must be writable"):
+        open_index(small_disk / "meta")
 
 
 @pytest.mark.mount
