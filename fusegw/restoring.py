@@ -13,11 +13,12 @@ from fusegw.assembly import Runtime
 from fusegw.control.snapshots import CloneReply, CloneWish, DiffItem, DiffReply, DiffWish
 from fusegw.errors import Exists, FusegwError, Invalid, NotFound
 from fusegw.fuse.operations import Operations
+from fusegw.meta.past import Readable
 from fusegw.meta.rebuild import Changed
-from fusegw.meta.schema import DIRENT, INODE, ROOT_INODE, Inode, Snapshot
+from fusegw.meta.schema import DIRENT, INODE, Inode, Snapshot
 from fusegw.meta.snapshot import MADE_BY_ROLLBACK, MADE_FOR_CLONE
 from fusegw.vfs.differ import differences
-from fusegw.vfs.names import Names
+from fusegw.vfs.paths import find_path, path_parts
 
 Settle = Callable[[Changed], Awaitable[None]]
 
@@ -62,7 +63,7 @@ class Restoring:
         What is replaced is in a snapshot that is made before.
         """
         volume = self._runtime.volume
-        parent, name, there = _place(volume.namespace, wish.target)
+        parent, name, there = _place(self._runtime.metadata, wish.target)
         if there is not None and not wish.replace:
             raise Exists(f"{wish.target} is there already; say --replace to have it replaced")
         safety = ""
@@ -72,7 +73,7 @@ class Restoring:
         try:
             snapshot = volume.snapshots.get(wish.snapshot or passing)
             tree = volume.snapshots.tree(snapshot)
-            source = _found(tree.names, wish.source)
+            source = _found(tree.past, path_parts(wish.source))
             if source is None:
                 where = f"snapshot {snapshot.name!r}" if wish.snapshot else "the volume"
                 raise NotFound(f"{where} has no {wish.source}")
@@ -126,36 +127,17 @@ class Restoring:
         return DiffReply(items=items, total=len(found))
 
 
-def _parts(path: str) -> list[bytes]:
-    if not path.startswith("/"):
-        raise Invalid(f"{path!r} is no path from the volume's root on: it begins with /")
-    parts = [part for part in path.encode(errors="surrogateescape").split(b"/") if part]
-    if b"." in parts or b".." in parts:
-        raise Invalid(f"{path!r} must not have . or .. in it")
-    return parts
+def _found(rows: Readable, parts: list[bytes]) -> Inode | None:
+    ino = find_path(rows, parts)
+    return None if ino is None else rows.get(INODE, ino)
 
 
-def _found(names: Names, path: str) -> Inode | None:
-    """What has this path, links not followed."""
-    return _walk(names, _parts(path))
-
-
-def _walk(names: Names, parts: list[bytes]) -> Inode | None:
-    inode = names.lookup(ROOT_INODE, b".")
-    for part in parts:
-        try:
-            inode = None if inode is None else names.lookup(inode.ino, part)
-        except OSError:
-            return None
-    return inode
-
-
-def _place(names: Names, path: str) -> tuple[Inode, bytes, Inode | None]:
+def _place(rows: Readable, path: str) -> tuple[Inode, bytes, Inode | None]:
     """The directory, the name in it, and what is there now; NotFound, Invalid."""
-    parts = _parts(path)
+    parts = path_parts(path)
     if not parts:
         raise Invalid("the root cannot be replaced; fusegw snapshot rollback puts the whole volume back")
-    parent = _walk(names, parts[:-1])
+    parent = _found(rows, parts[:-1])
     if parent is None or not parent.is_dir:
         raise NotFound(f"the directory that {path} is to be in does not exist")
-    return parent, parts[-1], _walk(names, parts)
+    return parent, parts[-1], _found(rows, parts)

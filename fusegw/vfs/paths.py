@@ -1,13 +1,16 @@
-"""Names of inodes in an index held still, for tools: one pass over the directory entries.
+"""Paths from the root of a volume: what is there, and, for tools, the names of inodes in an index held still.
 
-Directories are remembered all, other inodes only as far as they are asked for, so memory grows with the
-number of directories and not with that of the files.
+For the names one pass over the directory entries is made. Directories are remembered all, other inodes only
+as far as they are asked for, so memory grows with the number of directories and not with that of the files.
 """
 
 import stat
 from collections.abc import Container, Iterable
 
-from fusegw.meta.schema import ROOT_INODE, Dirent
+from fusegw.errors import Invalid
+from fusegw.meta.past import Readable
+from fusegw.meta.schema import DIRENT, ROOT_INODE, Dirent
+from fusegw.vfs.directories import NAME_MAX
 
 Place = tuple[int, bytes]
 """A directory and a name in it."""
@@ -62,3 +65,24 @@ class Paths:
 def path_text(parts: tuple[bytes, ...]) -> str:
     """A path for people and JSON: what is not UTF-8 appears as `\\xNN`."""
     return "/" + "/".join(part.decode("utf-8", "backslashreplace") for part in parts)
+
+
+def path_parts(path: str) -> list[bytes]:
+    """The names in a path that somebody gave, none for the root; Invalid."""
+    if not path.startswith("/"):
+        raise Invalid(f"{path!r} is no path from the volume's root on: it begins with /")
+    parts = [part for part in path.encode(errors="surrogateescape").split(b"/") if part]
+    if b"." in parts or b".." in parts:
+        raise Invalid(f"{path!r} must not have . or .. in it")
+    return parts
+
+
+def find_path(rows: Readable, parts: list[bytes]) -> int | None:
+    """The inode that is there in an index or a snapshot, links not followed; None when there is none."""
+    ino = ROOT_INODE
+    for name in parts:
+        entry = rows.get(DIRENT, (ino, name)) if len(name) <= NAME_MAX else None
+        if entry is None:
+            return None
+        ino = entry.ino
+    return ino

@@ -6,11 +6,10 @@ time. Answers are kept as hints, and looked at before they are believed.
 
 import trio
 
-from fusegw.errors import Invalid, NotFound
+from fusegw.errors import NotFound
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import DIRENT, INODE, ROOT_INODE
-from fusegw.vfs.directories import NAME_MAX
-from fusegw.vfs.paths import path_text
+from fusegw.vfs.paths import find_path, path_parts, path_text
 
 _ENTRIES_PER_TURN = 1000
 _HINTS_MAX = 4096
@@ -26,16 +25,9 @@ class Whereabouts:
 
     def find(self, path: str) -> int:
         """The inode of what has this path from the root on, links not followed. Invalid, NotFound."""
-        if not path.startswith("/"):
-            raise Invalid(f"{path!r} is no path from the volume's root on: it begins with /")
-        ino = ROOT_INODE
-        for name in path.encode(errors="surrogateescape").split(b"/"):
-            if name in (b".", b".."):
-                raise Invalid(f"{path!r} must not have . or .. in it")
-            entry = self._metadata.get(DIRENT, (ino, name)) if 0 < len(name) <= NAME_MAX else None
-            if entry is None and name:
-                raise NotFound(f"the volume has no directory {path!r}")
-            ino = ino if entry is None else entry.ino
+        ino = find_path(self._metadata, path_parts(path))
+        if ino is None:
+            raise NotFound(f"the volume has no directory {path!r}")
         return ino
 
     async def path(self, ino: int) -> str | None:
