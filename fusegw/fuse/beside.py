@@ -16,8 +16,8 @@ from pyfuse3 import EntryAttributes, RequestContext
 from fusegw.fuse.nodes import SNAPSHOTS_SLOT, VERSION_BIT, VERSIONS_SLOT, NodeIds
 from fusegw.fuse.owed import Owed
 from fusegw.fuse.past import PastTree
-from fusegw.fuse.refusing import Refusing
-from fusegw.fuse.replies import COOKIE_DOT, COOKIE_DOTDOT, absent, entry_of, instant
+from fusegw.fuse.readonly import MadeUp, reply_dots
+from fusegw.fuse.replies import absent, entry_of, instant
 from fusegw.meta.schema import ROOT_INODE, Inode, Snapshot
 from fusegw.meta.snapshot import time_label
 from fusegw.vfs.directories import DIRECTORY_SIZE, SNAPSHOTS, VERSIONS
@@ -86,7 +86,7 @@ class Beside:
         return PastTree(shown, nodes, owed=self._owed, above=listing.entry, valid_s=PAST_VALID_S)
 
 
-class Listing(Refusing):
+class Listing(MadeUp):
     """The handlers of a directory in which every snapshot is a directory."""
 
     def __init__(
@@ -141,10 +141,6 @@ class Listing(Refusing):
         return self.entry()
 
     @instant
-    def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
-        return True
-
-    @instant
     def opendir(self, node: int, ctx: RequestContext) -> int:
         self._check(node)
         return self._nodes.root_node
@@ -152,33 +148,14 @@ class Listing(Refusing):
     @instant
     def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
         """A snapshot's position is its sequence."""
-        reply = pyfuse3.readdir_reply
-        dots = ((b".", COOKIE_DOT, self.entry), (b"..", COOKIE_DOTDOT, self._present.root_entry))
-        for name, position, entry in dots:
-            if cookie < position and not reply(token, name, entry(), position):
-                return
+        if not reply_dots(token, cookie, self.entry, self._present.root_entry):
+            return
         for snapshot in self._snapshots():
             name = time_label(snapshot) if self._view else snapshot.name.encode()
             if snapshot.seq <= cookie or self._find(name) is not snapshot:
                 continue
-            if not reply(token, name, self._root_of(snapshot), snapshot.seq):
+            if not pyfuse3.readdir_reply(token, name, self._root_of(snapshot), snapshot.seq):
                 return
-
-    @instant
-    def releasedir(self, ino: int) -> None:
-        pass
-
-    @instant
-    def fsyncdir(self, ino: int, datasync: bool) -> None:
-        pass
-
-    @instant
-    def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
-        raise OSError(errno.ENODATA, "no extended attributes")
-
-    @instant
-    def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
-        return []
 
     def _check(self, node: int) -> None:
         if node != self._nodes.root_node:

@@ -7,6 +7,7 @@ that would change something is EROFS. Nothing of a snapshot is counted: the kern
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, RequestContext
@@ -14,14 +15,14 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 from fusegw.errors import FusegwError
 from fusegw.fuse.nodes import NodeIds, generation_of
 from fusegw.fuse.owed import Owed
-from fusegw.fuse.refusing import Refusing
-from fusegw.fuse.replies import COOKIE_DOT, COOKIE_DOTDOT, absent, entry_of, instant, waiting
+from fusegw.fuse.readonly import ReadOnly, reply_dots
+from fusegw.fuse.replies import COOKIE_DOTDOT, absent, entry_of, instant, waiting
 from fusegw.meta.schema import ROOT_INODE, Inode
 from fusegw.vfs.caller import Caller
 from fusegw.vfs.snapshots import Tree
 
 
-class PastTree(Refusing):
+class PastTree(ReadOnly):
     """The handlers of a snapshot. `tree` gives what it shows, or raises OSError ESTALE; `above` the
     attributes of the directory that its root is in. `owed` is the mount's."""
 
@@ -79,19 +80,14 @@ class PastTree(Refusing):
     def readdir(self, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries after `cookie` as far as they fit."""
         reply, tree = pyfuse3.readdir_reply, self._tree()
-        if cookie < COOKIE_DOTDOT and not self._dots(tree, ino, cookie, token):
-            return
+        if cookie < COOKIE_DOTDOT:
+            inode = _present(tree, ino)
+            own, above = partial(self._entry, tree, inode), partial(self._above, tree, inode)
+            if not reply_dots(token, cookie, own, above):
+                return
         for name, position, inode in tree.names.readdir(ino, 0 if cookie <= COOKIE_DOTDOT else cookie):
             if not reply(token, name, self._entry(tree, inode), position):
                 return
-
-    @instant
-    def releasedir(self, ino: int) -> None:
-        pass
-
-    @instant
-    def fsyncdir(self, ino: int, datasync: bool) -> None:
-        pass
 
     # attributes
 
@@ -99,10 +95,6 @@ class PastTree(Refusing):
     def getattr(self, node: int, ctx: RequestContext) -> EntryAttributes:
         tree = self._tree()
         return self._entry(tree, _present(tree, self._inode_of(node)))
-
-    @instant
-    def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
-        return True
 
     @instant
     def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> bytes:
@@ -158,14 +150,10 @@ class PastTree(Refusing):
         entry.generation = generation_of(tree.snapshot)
         return entry
 
-    def _dots(self, tree: Tree, ino: int, cookie: int, token: pyfuse3.ReaddirToken) -> bool:
-        """False when the reply is full."""
-        inode = _present(tree, ino)
-        own = self._entry(tree, inode)
-        if cookie < COOKIE_DOT and not pyfuse3.readdir_reply(token, b".", own, COOKIE_DOT):
-            return False
-        above = self._above_root() if ino == ROOT_INODE else self._entry(tree, _present(tree, inode.parent))
-        return pyfuse3.readdir_reply(token, b"..", above, COOKIE_DOTDOT)
+    def _above(self, tree: Tree, inode: Inode) -> EntryAttributes:
+        if inode.ino == ROOT_INODE:
+            return self._above_root()
+        return self._entry(tree, _present(tree, inode.parent))
 
 
 def _present(tree: Tree, ino: int) -> Inode:

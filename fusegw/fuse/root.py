@@ -17,12 +17,12 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 from fusegw.clock import Clock
 from fusegw.fuse.branch import Branch
 from fusegw.fuse.nodes import ROOT_NODE
-from fusegw.fuse.refusing import Refusing
-from fusegw.fuse.replies import COOKIE_DOT, COOKIE_DOTDOT, absent, entry_of, instant
+from fusegw.fuse.readonly import MadeUp, reply_dots
+from fusegw.fuse.replies import COOKIE_DOTDOT, absent, entry_of, instant
 from fusegw.meta.schema import ROOT_INODE, Inode
 
 
-class Root(Refusing):
+class Root(MadeUp):
     """Handlers of the mount's root; `branches` are the volumes in it, by number."""
 
     def __init__(self, branches: Mapping[int, Branch], *, clock: Clock, valid_s: float) -> None:
@@ -72,34 +72,20 @@ class Root(Refusing):
         return self.entry()
 
     @instant
-    def access(self, node: int, mode: int, ctx: RequestContext) -> bool:
-        return True
-
-    @instant
     def opendir(self, node: int, ctx: RequestContext) -> int:
         _check(node)
         return ROOT_NODE
 
     @instant
     def readdir(self, handle: int, cookie: int, token: pyfuse3.ReaddirToken) -> None:
-        reply = pyfuse3.readdir_reply
-        for name, position in ((b".", COOKIE_DOT), (b"..", COOKIE_DOTDOT)):
-            if cookie < position and not reply(token, name, self.entry(), position):
-                return
+        if not reply_dots(token, cookie, self.entry, self.entry):
+            return
         for number, branch in sorted(self._branches.items()):
             position = COOKIE_DOTDOT + number
             if cookie < position:
-                if not reply(token, branch.name, branch.root_entry(), position):
+                if not pyfuse3.readdir_reply(token, branch.name, branch.root_entry(), position):
                     return
                 branch.looked_up()
-
-    @instant
-    def releasedir(self, handle: int) -> None:
-        pass
-
-    @instant
-    def fsyncdir(self, handle: int, datasync: bool) -> None:
-        pass
 
     @instant
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> NoReturn:
@@ -110,14 +96,6 @@ class Root(Refusing):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> NoReturn:
         raise OSError(errno.EBUSY, f"{os.fsdecode(name)} is a volume")
-
-    @instant
-    def getxattr(self, node: int, name: bytes, ctx: RequestContext) -> NoReturn:
-        raise OSError(errno.ENODATA, "no extended attributes")
-
-    @instant
-    def listxattr(self, node: int, ctx: RequestContext) -> list[bytes]:
-        return []
 
 
 def _check(node: int) -> None:
