@@ -68,6 +68,9 @@ class Life:
     async def checkpoint(self, runtime: Runtime) -> None:
         """One of the present state; what is not kept any more is taken away."""
         await self.barrier(runtime)
+        while runtime.metadata.commit_number != runtime.log.head.commit:
+            # A background task has committed meanwhile.
+            await self.barrier(runtime)
         written = checkpointed(runtime, self.store, part_bytes=1 << 20)
         runtime.checkpointer._sweep(written)
 

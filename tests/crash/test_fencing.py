@@ -250,7 +250,7 @@ def rounds(base: Path, count: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_stopped_gateway_is_fenced_when_it_goes_on(tmp_path: Path) -> None:
-    rounds(tmp_path, 3)
+    rounds(tmp_path, 2)
 
 
 @pytest.mark.soak

@@ -108,7 +108,7 @@ def kill_rounds(base: Path, rounds: int) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_few_kills(base: Path) -> None:
-    kill_rounds(base, 5)
+    kill_rounds(base, 4)
 
 
 @pytest.mark.soak

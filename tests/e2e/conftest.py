@@ -32,7 +32,13 @@ def rgw_gateway(base: Path, rgw_server: RgwServer) -> Iterator[Gateway]:
     yield from _ending(in_s3(base, rgw_server))
 
 
-@pytest.fixture(params=["directory", "moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+@pytest.fixture(
+    params=[
+        "directory",
+        pytest.param("moto", marks=pytest.mark.soak),
+        pytest.param("rgw", marks=pytest.mark.rgw),
+    ]
+)
 def any_gateway(request: pytest.FixtureRequest, base: Path) -> Iterator[Gateway]:
     """A volume in each kind of store, not mounted yet."""
     if request.param == "directory":

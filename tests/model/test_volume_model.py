@@ -27,8 +27,8 @@ LIVES = [["remount"], ["crash"], ["remount", "crash", "crash"], ["loss", "crash"
 @pytest.mark.parametrize("life", LIVES, ids="-".join)
 def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
     world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
-    world.run(operations(4_000), life)
-    assert world.operations >= operations(4_000)
+    world.run(operations(2_500), life)
+    assert world.operations >= operations(2_500)
     assert world.recut_spans
     assert world.collected_packs
     assert world.checkpoints
@@ -37,7 +37,7 @@ def test_volume_equals_the_reference(tmp_path: Path, life: list[str]) -> None:
 def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> None:
     options = StoreOptions(url=f"file://{tmp_path}/store")
     store = open_store(options, clock=SystemClock(), entropy=SystemEntropy(), create=True)
-    World(tmp_path, store, SEED + 1).run(operations(3_000), ["crash", "remount"])
+    World(tmp_path, store, SEED + 1).run(operations(2_000), ["crash", "remount"])
 
 
 @pytest.mark.soak

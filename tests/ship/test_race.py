@@ -126,7 +126,7 @@ def races(base: Path, seeds: Iterable[int]) -> Iterator[list[Writer]]:
 
 
 def test_a_few_races(base: Path) -> None:
-    tell(races(base, range(SEED, SEED + 40)))
+    tell(races(base, range(SEED, SEED + 20)))
 
 
 @pytest.mark.soak

@@ -152,7 +152,7 @@ def test_twenty_thousand_entries(tree: Tree) -> None:
     _large(tree, 20_000)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_million_entries() -> None:
     with new_tree() as tree:

@@ -97,7 +97,7 @@ def test_long_run(seed: int) -> None:
     _long_run(seed, 2000)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_very_long_run() -> None:
     _long_run(99, 50_000)
 
