@@ -19,13 +19,15 @@ from scripts.benchlib.repositories import Restic
 from scripts.benchlib.shares import SHARE_ACTS
 from scripts.benchlib.stores import account_of
 from scripts.benchlib.workloads import WORKLOADS, chosen_acts
+from tests.mount.gateways import kernel_caches_shared
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def bench(*arguments: object) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(ROOT / "scripts" / "bench"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    with kernel_caches_shared():  # it drops them
+        return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def statistics(**figures: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.sampling import disk_usage
-from tests.mount.gateways import Gateway, drop_kernel_caches
+from tests.mount.gateways import Gateway, kernel_caches_dropped
 
 pytestmark = pytest.mark.mount
 
@@ -22,9 +22,9 @@ def write(root: Path) -> None:
 
 
 def read(root: Path) -> None:
-    drop_kernel_caches()
-    for number in range(FILES):
-        assert len((root / f"{number}").read_bytes()) == FILE_BYTES
+    with kernel_caches_dropped():
+        for number in range(FILES):
+            assert len((root / f"{number}").read_bytes()) == FILE_BYTES
 
 
 def packs_in(store: Path) -> int:

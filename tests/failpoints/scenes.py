@@ -23,7 +23,7 @@ from tests.failpoints.files import ERRORS, Files
 from tests.failpoints.injection import Order, Outcome
 from tests.failpoints.points import POINTS, Point
 from tests.model.invariants import check_index
-from tests.mount.gateways import CHEAP, NAME, Gateway, ended
+from tests.mount.gateways import CHEAP, NAME, Gateway, drop_kernel_caches, ended
 
 STEPS_MAX = 40
 TRIES = 40
@@ -333,8 +333,7 @@ class Evicting(Scene):
     def step(self, number: int) -> None:
         self.grow(2500 * KIB)
         self.victim.barrier()
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("1")
+        drop_kernel_caches()
         for name, data in list(self.files.whole().items())[number % 3 :: 3]:
             assert (self.files.root / name).read_bytes() == data
         if number % 2:

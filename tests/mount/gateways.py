@@ -1,6 +1,7 @@
 """A real gateway: the program itself, started and ended as an operator would."""
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -8,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,4 +195,31 @@ class ended:
 def drop_kernel_caches() -> None:
     """Make the kernel forget names, inodes and pages, so that the next access asks the gateway."""
     os.sync()
+    with kernel_caches_shared():
+        _drop()
+
+
+@contextlib.contextmanager
+def kernel_caches_dropped() -> Iterator[None]:
+    """As `drop_kernel_caches`, and no other test does so before the block ends."""
+    os.sync()
+    with _kernel_caches(fcntl.LOCK_EX):
+        _drop()
+        yield
+
+
+def kernel_caches_shared() -> contextlib.AbstractContextManager[None]:
+    """While others may drop them."""
+    return _kernel_caches(fcntl.LOCK_SH)
+
+
+@contextlib.contextmanager
+def _kernel_caches(operation: int) -> Iterator[None]:
+    """There is one set of them on a host, and tests run side by side."""
+    with (Path(tempfile.gettempdir()) / "fusegw-tests-kernel-caches").open("w") as file:
+        fcntl.flock(file, operation)
+        yield
+
+
+def _drop() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
