@@ -45,8 +45,12 @@ def test_volume_on_a_directory_store_equals_the_reference(tmp_path: Path) -> Non
 def test_two_hundred_thousand_operations(tmp_path: Path) -> None:
     world = World(tmp_path, MemoryStore(clock=SystemClock()), SEED)
     world.run(operations(200_000), ["remount", "crash", "loss"])
-    print(f"{world.operations} operations, {world.snapshots_made} snapshots, {world.rollbacks} rollbacks")
-    assert world.snapshots_made and world.rollbacks and world.interrupted
+    print(
+        f"{world.operations:,} operations, seed {SEED}: {world.snapshots_made} snapshots made, "
+        f"{world.snapshots_deleted} deleted, {world.rollbacks} rollbacks and {world.interrupted} that were "
+        f"cut off, {world.clones} clones"
+    )
+    assert world.snapshots_made and world.snapshots_deleted and world.rollbacks and world.interrupted
 
 
 def test_a_lost_write_is_noticed(tmp_path: Path) -> None:

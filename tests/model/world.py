@@ -114,6 +114,7 @@ class World:
         self.snapshots: dict[str, Reference] = {}
         self.stored_snapshots: dict[str, Reference] = {}
         self.snapshots_made = 0
+        self.snapshots_deleted = 0
         self.rollbacks = 0
         self.clones = 0
         self.interrupted = 0
@@ -324,7 +325,7 @@ class World:
         """A new one, one less, or a look at one."""
         snapshots = runtime.volume.snapshots
         choice = self.random.random()
-        if not self.snapshots or (choice < 0.5 and len(self.snapshots) < SNAPSHOTS_MAX):
+        if not self.snapshots or (choice < 0.4 and len(self.snapshots) < SNAPSHOTS_MAX):
             self.snapshots_made += 1
             name = f"snapshot-{self.snapshots_made}"
             await snapshots.create(name)
@@ -333,14 +334,16 @@ class World:
             return
         name = self.random.choice(list(self.snapshots))
         if choice < 0.6:
-            await self._roll_back(runtime, name)
-        elif choice < 0.7:
-            await self._clone(runtime, name)
-        elif choice < 0.8:
+            # As many as are made, by rollbacks too.
             await runtime.volume.sync()
             await snapshots.delete(name)
             del self.snapshots[name]
+            self.snapshots_deleted += 1
             self.durable = self.reference.copy()
+        elif choice < 0.75:
+            await self._roll_back(runtime, name)
+        elif choice < 0.85:
+            await self._clone(runtime, name)
         else:
             await self._compare_snapshot(runtime, name)
 
