@@ -36,7 +36,8 @@ def place(
         if piece.chunk == HOLE:
             _put_hole(change, row.ino, position, piece.length)
         else:
-            change.put(EXTENT, (row.ino, position), piece)
+            # What was there is cleared in this change, or nothing was.
+            change.put(EXTENT, (row.ino, position), piece, was=None)
             allocated += piece.length
     return replace(row, size=max(row.size, end), allocated=allocated)
 
@@ -66,7 +67,7 @@ def free_some(change: Change, chunks: Chunks, row: Inode, extents_max: int) -> I
             break
     allocated = row.allocated
     for key, extent in last:
-        change.delete(EXTENT, key)
+        change.delete(EXTENT, key, was=extent)
         if extent.chunk != HOLE:
             chunks.unrefer(change, extent.chunk)
             allocated -= extent.length
@@ -106,13 +107,14 @@ def _clear(change: Change, chunks: Chunks, ino: int, start: int, end: int) -> in
         left = max(start - offset, 0)
         right = max(offset + extent.length - end, 0)
         if left:
-            change.put(EXTENT, (ino, offset), Extent(left, extent.chunk, extent.chunk_offset))
+            rest = Extent(left, extent.chunk, extent.chunk_offset)
+            change.put(EXTENT, (ino, offset), rest, was=extent)
         else:
-            change.delete(EXTENT, (ino, offset))
+            change.delete(EXTENT, (ino, offset), was=extent)
         if right:
             # A hole has no place in a chunk, and may be longer than any chunk.
             skipped = 0 if extent.chunk == HOLE else extent.chunk_offset + end - offset
-            change.put(EXTENT, (ino, end), Extent(right, extent.chunk, skipped))
+            change.put(EXTENT, (ino, end), Extent(right, extent.chunk, skipped), was=None)
         if extent.chunk != HOLE:
             freed += extent.length - left - right
             if left and right:

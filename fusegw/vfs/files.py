@@ -469,9 +469,9 @@ class Files:
             length = min(len(part.data), clip - offset)
             row = extents.place(change, self._chunks, row, offset, pieces, length)
             self._fragments.placed(file.ino, offset, length, len(pieces), before.size)
-        if file.runs or file.flights:
-            change.put(INODE, file.ino, row)
-        else:
+        # Read once, for snapshots too.
+        change.put(INODE, file.ino, row, was=before)
+        if not file.runs and not file.flights:
             row = self._settle(change, file, row)
         self._usage.moved(change, before, row)
 
