@@ -144,6 +144,8 @@ class Metadata:
         self._frozen_rows = 0
         self._pending_since_ns: int | None = None
         self._frozen_since_ns: int | None = None
+        self._in_doubt = False
+        """Whether a commit has begun and nobody knows what became of it."""
         self.keeper: Keeper | None = None
         """None while there is no snapshot."""
         self.unshipped = Unshipped()
@@ -403,6 +405,12 @@ class Metadata:
 
     def _write(self, layer: Layer) -> None:
         records: list[bytes] = []
+        # A commit that failed may be there all the same, and in the log by now: then this is one more, and
+        # what is to be deleted is gone already but has to be told again.
+        again, self._in_doubt = self._in_doubt, True
+        if again:
+            with self.view() as view:
+                self._commit = max(self._commit, view.commit)
         number = self._commit + 1
         with self._env.begin(write=True) as writer:
             for table in schema.TABLES:
@@ -420,15 +428,16 @@ class Metadata:
                             cursor.put(raw_key, stored)
                             if code:
                                 records.append(encode_put(code, raw_key, stored))
-                        elif cursor.set_key(raw_key):
-                            cursor.delete()
-                            if code:
+                        else:
+                            found = cursor.set_key(raw_key) and cursor.delete()
+                            if code and (found or again):
                                 records.append(encode_delete(code, raw_key))
             if records:
                 commit = schema.Commit(self._frozen_since_ns or 0, b"".join(records))
                 raw_key = schema.LOG_TAIL.encode_key(number)
                 tail = self.databases[schema.LOG_TAIL.name]
                 writer.put(raw_key, schema.LOG_TAIL.encode(raw_key, commit), db=tail)
+        self._in_doubt = False
         if records:
             self._commit = number
 

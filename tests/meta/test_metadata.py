@@ -4,15 +4,19 @@ repeated; soft and hard limits."""
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusegw.errors import Denied, Full
 from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.records import decode_records
 from fusegw.meta.schema import CHUNK_ID, LOG_TAIL, REAP, STATE, XATTR, chunk_key
 from tests.meta.indexes import commit, open_index
 
@@ -220,6 +224,61 @@ def test_above_the_soft_limit_the_index_is_full_and_deletions_commit(tmp_path: P
         assert len(_values(metadata)) == 20
     finally:
         metadata.close()
+
+
+class Doubtful:
+    """An LMDB environment whose next commit is carried out, and said to have failed."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._armed = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+    def begin(self, **options: Any) -> Any:
+        if self._armed and options.get("write"):
+            self._armed = False
+            return self._made_and_not_told()
+        return self._environment.begin(**options)
+
+    @contextmanager
+    def _made_and_not_told(self) -> Iterator[Any]:
+        with self._environment.begin(write=True) as transaction:
+            yield transaction
+        raise lmdb.DiskError("the reply was lost")
+
+
+def test_a_commit_that_was_made_and_said_to_have_failed_is_told_again(tmp_path: Path) -> None:
+    """What it deleted is gone when it is tried again, but whoever has read the log so far does not know."""
+    with closing(open_index(tmp_path / "meta")) as metadata:
+        _fill(metadata, range(1, 3))
+        commit(metadata)
+        with metadata.change() as change:
+            change.delete(XATTR, (1, b"user.a"))
+        metadata.freeze()
+        metadata._env = Doubtful(metadata._env)
+        metadata._give_up_reserve()
+        with pytest.raises(Full):
+            metadata.save()
+        with metadata.view() as view:
+            shipped = view.commit
+        with metadata.change() as change:
+            change.put(XATTR, (3, b"user.a"), b"later")
+        metadata.freeze()
+        metadata.save()
+        metadata.saved()
+        with metadata.view() as view:
+            told = dict(view.rows(LOG_TAIL))
+    after = [
+        (key, stored is None)
+        for number, row in told.items()
+        if number > shipped
+        for code, key, stored in decode_records(row.records, "the log")
+        if code == XATTR.code
+    ]
+    assert after == [(XATTR.encode_key((1, b"user.a")), True), (XATTR.encode_key((3, b"user.a")), False)]
+    assert shipped == metadata.commit_number - 1
 
 
 @pytest.fixture
