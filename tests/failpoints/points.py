@@ -227,7 +227,7 @@ POINTS = (
         step="gc: DELETE of orphans",
         scene="collecting",
         call="delete",
-        key="packs/ab/(ab){16}",
+        key="packs/ab/(ab){8}[0-9a-f]{16}",
     ),
     _written(
         "orphans-deleted",

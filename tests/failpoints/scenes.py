@@ -279,8 +279,6 @@ class Dying(Scene):
 
 
 class Collecting(Scene):
-    ORPHAN = "ab" * 16
-
     def lead_up(self) -> None:
         files = self.files
         names = [files.new_name() for _ in range(24)]
@@ -291,7 +289,8 @@ class Collecting(Scene):
             if number % 5:
                 files.remove(name)
         self.victim.barrier()
-        orphan = self.victim.gateway.store / "packs" / self.ORPHAN[:2] / self.ORPHAN
+        # Another one each time: one that the index knows already is not found anew.
+        orphan = self.victim.gateway.store / "packs/ab" / f"{'ab' * 8}{int(files.new_name()[1:]):016x}"
         orphan.parent.mkdir(exist_ok=True)
         orphan.write_bytes(b"left behind by another gateway")
 
