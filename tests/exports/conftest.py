@@ -4,16 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.exports.smbhost import SmbHost, directory, smb_host
+from tests.exports.smbhost import SmbHost, data_host
 
 
 @pytest.fixture(scope="session")
 def smb() -> Iterator[SmbHost]:
     """Serves the share `data` (directory `data`) to the user max."""
-    with smb_host() as host:
-        host.mount()
-        directory(host, "data")
-        host.add_user("max")
-        host.command("export", "add", "data", "--path", "/data", "--user", "max")
-        host.serving()
+    with data_host() as host:
         yield host

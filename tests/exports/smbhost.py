@@ -185,6 +185,18 @@ def directory(host: SmbHost, name: str, *, owner: int | None = None) -> Path:
     return place
 
 
+@contextlib.contextmanager
+def data_host() -> Iterator[SmbHost]:
+    """A mounted one that serves the share `data`, the directory of that name, to the user max."""
+    with smb_host() as host:
+        host.mount()
+        directory(host, "data")
+        host.add_user("max")
+        host.command("export", "add", "data", "--path", "/data", "--user", "max")
+        host.serving()
+        yield host
+
+
 def processes(words: Sequence[str]) -> list[int]:
     """Those with all these words among their arguments."""
     found = []

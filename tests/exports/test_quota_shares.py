@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.exports.nfshost import Client, NfsHost
-from tests.exports.smbhost import SmbHost, directory, smb_host
+from tests.exports.smbhost import SmbHost, data_host
 from tests.mount.gateways import NAME
 
 MIB = 1 << 20
@@ -17,12 +17,7 @@ MIB = 1 << 20
 @pytest.fixture
 def own() -> Iterator[SmbHost]:
     """A gateway for this test alone, with the share `data` for max."""
-    with smb_host() as host:
-        host.mount()
-        directory(host, "data")
-        host.add_user("max")
-        host.command("export", "add", "data", "--path", "/data", "--user", "max")
-        host.serving()
+    with data_host() as host:
         yield host
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exports.smbhost import SmbHost, directory, smb_host
+from tests.exports.smbhost import SmbHost, data_host
 from tests.exports.test_previous_versions import snapshot, versions
 from tests.mount.gateways import NAME
 from tests.mount.test_putting_back import roll_back
@@ -20,12 +20,7 @@ SUFFIX = ".locked"
 
 @pytest.fixture
 def host() -> Iterator[SmbHost]:
-    with smb_host() as host:
-        host.mount()
-        directory(host, "data")
-        host.add_user("max")
-        host.command("export", "add", "data", "--path", "/data", "--user", "max")
-        host.serving()
+    with data_host() as host:
         yield host
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from exports.nthash import nt_hash
-from tests.exports.smbhost import PASSWORD, Session, SmbHost, directory, processes, smb_host, until
+from tests.exports.smbhost import PASSWORD, Session, SmbHost, data_host, directory, processes, smb_host, until
 from tests.mount.gateways import NAME, ended
 
 pytestmark = [pytest.mark.mount, pytest.mark.samba]
@@ -21,12 +21,7 @@ REFUSED = ("NT_STATUS_ACCESS_DENIED", "NT_STATUS_MEDIA_WRITE_PROTECTED")
 @pytest.fixture
 def own() -> Iterator[SmbHost]:
     """A gateway for this test alone, with the share `data` for max."""
-    with smb_host() as host:
-        host.mount()
-        directory(host, "data")
-        host.add_user("max")
-        host.command("export", "add", "data", "--path", "/data", "--user", "max")
-        host.serving()
+    with data_host() as host:
         yield host
 
 
