@@ -49,9 +49,9 @@ _RETRY_S = 0.5
 _COMMITS_AHEAD = 2
 """What is merged now is in one of so many commits: one may be on its way already."""
 _EPOCH_SHIFT = 40
-log = logging.getLogger(__name__)
 _SLOTS_PER_EPOCH = 7919
 """Odd and prime, so that epochs that follow one another begin far from each other."""
+log = logging.getLogger(__name__)
 
 
 class PastInodes:
