@@ -368,6 +368,10 @@ class PackCache:
         with self._space.lock:
             return self._ledger.dirty_ratio()
 
+    def pinned_bytes(self) -> int:
+        """On disk, of pack files under construction or not yet in the store."""
+        return self._ledger.pinned
+
     def drop(self) -> int:
         """Evict every clean block; returns the bytes freed."""
         with self._space.lock:

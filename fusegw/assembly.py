@@ -31,6 +31,7 @@ from fusegw.errors import Busy, FusegwError, Invalid
 from fusegw.identity import record_identity
 from fusegw.index import Source, open_index
 from fusegw.ingest.cutter import Cutter
+from fusegw.ingest.effort import Effort
 from fusegw.ingest.pipeline import Pipeline
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
@@ -239,7 +240,6 @@ def _build(
         epoch=epoch,
         entropy=source.entropy,
         size_max_bytes=tuning.pack_size_bytes,
-        level=tuning.compression_level,
     )
     chunks = Chunks(metadata, epoch=epoch, clock=clock, describe=writer.describe)
     history = History(metadata, refer=chunks.refer, unrefer=chunks.unrefer)
@@ -252,6 +252,7 @@ def _build(
         chunk_id_key=keys.chunk_id_key,
         threads=threads,
         limiter=source.codecs,
+        effort=Effort(tuning.compression_level, unstored_bytes=cache.pinned_bytes),
     )
 
     async def sync_packs() -> bool:

@@ -97,8 +97,8 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         default=512 << 10, name="chunk_size"
     )
     """Average length of a chunk; changing it ends deduplication against what was cut before."""
-    compression_level: Annotated[int, msgspec.Meta(ge=-7, le=19)] = 3
-    """Level of zstd."""
+    compression_level: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
+    """Level of zstd; 0 means as much as the processors have time for (2 to 6)."""
     codec_threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     """Threads that cut, compress and seal; 0 means one per processor."""
     upload_parallelism: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4

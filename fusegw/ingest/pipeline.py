@@ -24,6 +24,7 @@ from blake3 import blake3
 
 from fusegw.errors import Busy, Corrupt, Full, FusegwError
 from fusegw.ingest.cutter import Cut, Cutter
+from fusegw.ingest.effort import Effort
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import CHUNK, HOLE, Chunk, Extent
@@ -118,6 +119,7 @@ class Pipeline:
         chunk_id_key: bytes,
         threads: int,
         limiter: trio.CapacityLimiter | None = None,
+        effort: Effort | None = None,
     ) -> None:
         """`threads` jobs at a time are encoded, as far as `limiter` lets them, which others may share."""
         self._metadata = metadata
@@ -126,6 +128,7 @@ class Pipeline:
         self._cutter = cutter
         self._chunk_id_key = chunk_id_key
         self._threads = threads
+        self._effort = effort or Effort()
         self._limiter = limiter or trio.CapacityLimiter(threads)
         self._waiting: deque[_Work] = deque()
         self._order: deque[_Work] = deque()
@@ -250,7 +253,8 @@ class Pipeline:
             nbytes += len(chunk[1])
             if nbytes >= _PORTION_BYTES or chunk is fresh[-1]:
                 claimed = min(nbytes, job.nbytes - job.claimed)
-                locations += self._writer.append_many(portion, claimed=claimed)
+                level = self._effort.beside(self.bytes_in_flight)
+                locations += self._writer.append_many(portion, claimed=claimed, level=level)
                 job.claimed += claimed
                 portion, nbytes = [], 0
         return locations
@@ -258,8 +262,9 @@ class Pipeline:
     def _append_now(self, job: Job, fresh: list[_Fresh]) -> list[Location]:
         """On the loop, without waiting for the disk."""
         locations = []
+        level = self._effort.at_once()
         for chunk_id, raw in fresh:
-            location = self._writer.append_nowait(chunk_id, raw, claimed=len(raw))
+            location = self._writer.append_nowait(chunk_id, raw, claimed=len(raw), level=level)
             if location is None:
                 raise Full("too much sealed data waits for the disk")
             job.claimed += len(raw)
@@ -355,7 +360,7 @@ class Pipeline:
             place = piece.location
             if place is None:
                 raw = memoryview(part.data)[position : position + piece.length]
-                place = self._writer.append(piece.chunk_id, raw)
+                place = self._writer.append(piece.chunk_id, raw, level=self._effort.at_once())
             number = self._chunks.add(change, _row(piece.chunk_id, self._present(place), 0))
         self._chunks.refer(change, number)
         return Extent(piece.length, number, 0)

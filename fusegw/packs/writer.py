@@ -67,7 +67,6 @@ class PackWriter:
         entropy: Entropy,
         size_max_bytes: int = 32 << 20,
         held_max_bytes: int = 16 << 20,
-        level: int = LEVEL_DEFAULT,
     ) -> None:
         if not 0 < size_max_bytes <= PACK_SIZE_MAX:
             raise Invalid(f"pack size {size_max_bytes} is not allowed: expected 1 to {PACK_SIZE_MAX} bytes")
@@ -77,7 +76,7 @@ class PackWriter:
         self._entropy = entropy
         self._size_max = size_max_bytes
         self._held_max = held_max_bytes
-        self._compressor = Compressor(level)
+        self._compressor = Compressor()
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._count = 0
@@ -93,29 +92,38 @@ class PackWriter:
         self._damaged: list[Entry] = []
         self._trouble: tuple[str, OSError] | None = None
 
-    def append(self, chunk_id: bytes, raw: bytes | memoryview, *, claimed: int = 0) -> Location:
+    def append(
+        self, chunk_id: bytes, raw: bytes | memoryview, *, claimed: int = 0, level: int = LEVEL_DEFAULT
+    ) -> Location:
         """Compress and seal a chunk; readable at once by `peek`, durable after `sync`.
 
-        claimed: bytes of the cache's budget the caller reserved for it; the writer gives them back.
+        claimed: bytes of the cache's budget the caller reserved for it; the writer gives them back. level:
+        of compression, as `Compressor.compress` takes it.
         Raises Full or FusegwError, and takes nothing, when the bound of held bytes is reached and they
         cannot be made durable.
         """
-        return self.append_many([(chunk_id, raw)], claimed=claimed)[0]
+        return self.append_many([(chunk_id, raw)], claimed=claimed, level=level)[0]
 
     def append_many(
-        self, items: Sequence[tuple[bytes, bytes | memoryview]], *, claimed: int = 0
+        self,
+        items: Sequence[tuple[bytes, bytes | memoryview]],
+        *,
+        claimed: int = 0,
+        level: int = LEVEL_DEFAULT,
     ) -> list[Location]:
         """`append` for several chunks, all or none; together they should stay far below `held_max_bytes`."""
-        batch = [self._compress(chunk_id, raw) for chunk_id, raw in items]
+        batch = [self._compress(chunk_id, raw, level) for chunk_id, raw in items]
         size = sum([len(payload) + RECORD_OVERHEAD for _, _, payload, _ in batch])
         while (locations := self._add(batch, size, claimed)) is None:
             self._make_room(size)
         self._work_off()
         return locations
 
-    def append_nowait(self, chunk_id: bytes, raw: bytes | memoryview, *, claimed: int = 0) -> Location | None:
+    def append_nowait(
+        self, chunk_id: bytes, raw: bytes | memoryview, *, claimed: int = 0, level: int = LEVEL_DEFAULT
+    ) -> Location | None:
         """As `append` without touching the disk; None when that cannot be done: then `append`."""
-        packed = self._compress(chunk_id, raw)
+        packed = self._compress(chunk_id, raw, level)
         locations = self._add([packed], len(packed[2]) + RECORD_OVERHEAD, claimed)
         return None if locations is None else locations[0]
 
@@ -182,13 +190,13 @@ class PackWriter:
 
     # Taking records.
 
-    def _compress(self, chunk_id: bytes, raw: bytes | memoryview) -> _Packed:
+    def _compress(self, chunk_id: bytes, raw: bytes | memoryview, level: int) -> _Packed:
         if len(chunk_id) != CHUNK_ID_SIZE or not 0 < len(raw) <= RAW_SIZE_MAX:
             raise Invalid(
                 f"chunk of {len(raw)} bytes with an id of {len(chunk_id)}: "
                 f"expected 1 to {RAW_SIZE_MAX} bytes, and {CHUNK_ID_SIZE}"
             )
-        codec, payload = self._compressor.compress(raw)
+        codec, payload = self._compressor.compress(raw, level)
         return chunk_id, codec, payload, len(raw)
 
     def _add(self, batch: Sequence[_Packed], size: int, claimed: int) -> list[Location] | None:

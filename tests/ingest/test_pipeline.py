@@ -11,10 +11,12 @@ import trio
 from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt, Full, FusegwError
 from fusegw.ingest.cutter import Cutter
+from fusegw.ingest.effort import LEVEL_FAST
 from fusegw.ingest.pipeline import Job, Pipeline, Range
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.schema import CHUNK, CHUNK_ID, HOLE, Extent, numbered
+from fusegw.packs.compress import LEVEL_DEFAULT
 from fusegw.packs.format import Location, PackInfo
 
 AVERAGE = 16 << 10
@@ -25,18 +27,22 @@ class FakeWriter:
 
     def __init__(self) -> None:
         self.appended: list[bytes] = []
+        self.levels: list[int] = []
         self.claimed = 0
         self.error: FusegwError | None = None
         self.gate = threading.Event()
         self.gate.set()
         self._lock = threading.Lock()
 
-    def append_many(self, items: Sequence[tuple[bytes, memoryview]], *, claimed: int = 0) -> list[Location]:
+    def append_many(
+        self, items: Sequence[tuple[bytes, memoryview]], *, claimed: int = 0, level: int
+    ) -> list[Location]:
         self.gate.wait()
         if self.error is not None:
             raise self.error
         with self._lock:
             self.claimed += claimed
+            self.levels += [level] * len(items)
             places = []
             for _, raw in items:
                 self.appended.append(bytes(raw))
@@ -44,11 +50,13 @@ class FakeWriter:
                 places.append(Location(numbered(1, 1), number, number * 100, len(raw) + 28, len(raw), 0))
             return places
 
-    def append(self, chunk_id: bytes, raw: memoryview, *, claimed: int = 0) -> Location:
-        return self.append_many([(chunk_id, raw)], claimed=claimed)[0]
+    def append(self, chunk_id: bytes, raw: memoryview, *, claimed: int = 0, level: int) -> Location:
+        return self.append_many([(chunk_id, raw)], claimed=claimed, level=level)[0]
 
-    def append_nowait(self, chunk_id: bytes, raw: memoryview, *, claimed: int = 0) -> Location | None:
-        return None if self.error is not None else self.append(chunk_id, raw, claimed=claimed)
+    def append_nowait(
+        self, chunk_id: bytes, raw: memoryview, *, claimed: int = 0, level: int
+    ) -> Location | None:
+        return None if self.error is not None else self.append(chunk_id, raw, claimed=claimed, level=level)
 
 
 class Bench:
@@ -119,6 +127,16 @@ async def test_data_repeated_within_a_job_is_written_once(tmp_path: Path) -> Non
         await bench.pipeline.merged(bench.pipeline.submit(job))
         assert len(set(bench.extents["twice"])) == 1
         assert bench.count(bench.extents["twice"][0]) == 2
+
+
+async def test_compression_is_fast_while_much_waits_to_be_encoded(tmp_path: Path) -> None:
+    """The last of five jobs of 8 MiB finds no more than itself in flight, or the one before it as well."""
+    async with running(tmp_path) as bench:
+        for number in range(5):
+            bench.pipeline.submit(bench.job(str(number), bytes([number + 1]) * (8 << 20)))
+        await bench.pipeline.merged(5)
+        assert bench.writer.levels[0] == LEVEL_FAST
+        assert bench.writer.levels[-1] == LEVEL_DEFAULT
 
 
 async def test_zeros_are_holes_and_cost_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class World:
 
     def writer(self, **options: Any) -> PackWriter:
         self.epoch += 1
-        return PackWriter(self.cache, self.keys, epoch=self.epoch, entropy=self.entropy, level=1, **options)
+        return PackWriter(self.cache, self.keys, epoch=self.epoch, entropy=self.entropy, **options)
 
     def reader(self, writer: PackWriter | None = None, **options: Any) -> PackReader:
         peek = (lambda place: None) if writer is None else writer.peek

@@ -19,16 +19,16 @@ def noise(size: int) -> bytes:
 @pytest.mark.parametrize("level", [1, 2, 3, 9])
 @pytest.mark.parametrize("size", [1, 100, 4096, (128 << 10) + 1, 1 << 20])
 def test_what_was_compressed_comes_back(level: int, size: int) -> None:
-    compressor = Compressor(level)
+    compressor = Compressor()
     for raw in (noise(size), bytes(size), (b"words " * size)[:size]):
         for given in (raw, memoryview(raw)):
-            codec, payload = compressor.compress(given)
+            codec, payload = compressor.compress(given, level)
             assert len(payload) <= size
             assert decompress(codec, bytes(payload), size) == raw
 
 
 def test_raw_where_it_does_not_pay() -> None:
-    compressor = Compressor(1)
+    compressor = Compressor()
     raw = noise(65536)
     assert compressor.compress(raw) == (RAW, raw)
     assert compressor.compress(raw[:64000] + bytes(1536))[0] == ZSTD
@@ -73,11 +73,11 @@ def test_a_window_larger_than_any_chunk_is_refused() -> None:
 @pytest.mark.parametrize("level", [0, -1, 20])
 def test_levels_have_bounds(level: int) -> None:
     with pytest.raises(Invalid, match="level"):
-        Compressor(level)
+        Compressor().compress(b"data", level)
 
 
 def test_threads_do_not_share_a_context() -> None:
-    compressor = Compressor(1)
+    compressor = Compressor()
     chunks = [noise(size)[: size // 2] + bytes(size // 2) for size in range(1000, 300_000, 3000)]
 
     def work(start: int) -> None:
