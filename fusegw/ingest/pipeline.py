@@ -132,7 +132,7 @@ class Pipeline:
         self._limiter = limiter or trio.CapacityLimiter(threads)
         self._waiting: deque[_Work] = deque()
         self._order: deque[_Work] = deque()
-        self._work = trio.Event()
+        self._idle = trio.lowlevel.ParkingLot()
         self._progress = trio.Event()
         self._moved: dict[Location, Location] = {}
         self._holders = 0
@@ -159,7 +159,7 @@ class Pipeline:
         self.bytes_in_flight += job.nbytes
         self._waiting.append(job)
         self._order.append(job)
-        self._work.set()
+        self._idle.unpark()
         return job.number
 
     async def merged(self, number: int) -> None:
@@ -222,8 +222,7 @@ class Pipeline:
     async def _worker(self) -> None:
         while True:
             while not self._waiting:
-                self._work = trio.Event()
-                await self._work.wait()
+                await self._idle.park()
             job = self._waiting.popleft()
             while job.pieces is None:
                 try:
@@ -308,7 +307,7 @@ class Pipeline:
             except (FusegwError, OSError) as error:
                 job.pieces = None
                 self._waiting.appendleft(job)
-                self._work.set()
+                self._idle.unpark()
                 self._fail(error)
                 return
             self._order.popleft()

@@ -85,7 +85,7 @@ class Shipper:
         self._entered: list[int] = []
         self._dropped: list[tuple[int, Pack]] = []
         """Entered as closed, and given up: what follows waits for a commit, however often that fails."""
-        self._work = trio.Event()
+        self._idle = trio.lowlevel.ParkingLot()
         self.progress = trio.Event()
         """Set, and replaced, whenever an upload succeeded or failed or a pack was dropped."""
         self._tending = trio.Lock()
@@ -175,7 +175,7 @@ class Shipper:
 
     def _enqueue(self, number: int) -> None:
         self._queue[number] = None
-        self._work.set()
+        self._idle.unpark()
 
     async def _drop_dead(self) -> None:
         """Forget packs that died before they were stored: rows first, files after the commit."""
@@ -217,8 +217,7 @@ class Shipper:
     async def _upload_for_ever(self) -> None:
         while True:
             while not self._queue:
-                self._work = trio.Event()
-                await self._work.wait()
+                await self._idle.park()
             number = next(iter(self._queue))
             del self._queue[number]
             self._uploading.add(number)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt, Full, FusegwError
@@ -34,10 +35,14 @@ class FakeWriter:
         self.gate.set()
         self._lock = threading.Lock()
 
+        self.meeting = threading.Barrier(1)
+        """Of the threads that append, who wait for each other here."""
+
     def append_many(
         self, items: Sequence[tuple[bytes, memoryview]], *, claimed: int = 0, level: int
     ) -> list[Location]:
         self.gate.wait()
+        self.meeting.wait(10)
         if self.error is not None:
             raise self.error
         with self._lock:
@@ -127,6 +132,16 @@ async def test_data_repeated_within_a_job_is_written_once(tmp_path: Path) -> Non
         await bench.pipeline.merged(bench.pipeline.submit(job))
         assert len(set(bench.extents["twice"])) == 1
         assert bench.count(bench.extents["twice"][0]) == 2
+
+
+async def test_all_idle_workers_are_woken(tmp_path: Path) -> None:
+    """Each waits for the other to encode, too; and so again after both have been idle."""
+    async with running(tmp_path) as bench:
+        bench.writer.meeting = threading.Barrier(2)
+        for one, other in ((b"a", b"b"), (b"c", b"d")):
+            await wait_all_tasks_blocked()
+            bench.pipeline.submit(bench.job("one", one * 1000))
+            await bench.pipeline.merged(bench.pipeline.submit(bench.job("other", other * 1000)))
 
 
 async def test_compression_is_fast_while_much_waits_to_be_encoded(tmp_path: Path) -> None:
