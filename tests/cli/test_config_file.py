@@ -13,9 +13,9 @@ from fusegw.config import (
     check_volume_name,
     load_config,
     parse_config,
-    parse_size,
 )
 from fusegw.errors import Invalid
+from fusegw.sizes import parse_size
 from fusegw.store.options import StoreOptions
 
 FILE = Path("/etc/fusegw/config.toml")
