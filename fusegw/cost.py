@@ -5,12 +5,10 @@ Without one it is the list of S3 Standard, which knows no discount, no region bu
 was written down here. Money is in the currency of the table, GiB are 2^30 bytes (as S3 bills its "GB").
 """
 
-import math
 from typing import Annotated
 
 import msgspec
 
-from fusegw.errors import Invalid
 from fusegw.store.counting import Traffic
 
 GIB, TIB = 1 << 30, 1 << 40
@@ -21,7 +19,7 @@ _Price = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a store charges; Invalid when a price is no number."""
+    """What a store charges."""
 
     name: str = ""
     """Of the list, for people."""
@@ -37,11 +35,6 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is read, by a gateway outside of the store's region."""
     storage_days_min: Annotated[int, msgspec.Meta(ge=0, le=3660)] = 0
     """What is deleted earlier is charged for as long all the same; for remarks, not reckoned with."""
-
-    def __post_init__(self) -> None:
-        for key in ("storage_gib_month", "put_1000", "get_1000", "delete_1000", "egress_gib"):
-            if math.isnan(getattr(self, key)):
-                raise Invalid(f"{key} is nan, expected a price such as 0.005")
 
     @property
     def title(self) -> str:
