@@ -39,8 +39,6 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
     format_version: int = FORMAT_VERSION
     saved_unix_s: float
-    stored_bytes: int
-    """Size of all packs at that time."""
     period: Period
 
 
@@ -71,7 +69,7 @@ def load_totals(file: Path) -> Totals | None:
 class Meter:
     """Reads the counters of one mount and adds them to what the file has. Thread-safe; one `save` at a time.
 
-    `ingested` and `stored` give the bytes written to files since the mount, and the size of all packs now.
+    `ingested` gives the bytes written to files since the mount.
     """
 
     def __init__(
@@ -80,23 +78,16 @@ class Meter:
         counter: TrafficCounter,
         *,
         ingested: Callable[[], int],
-        stored: Callable[[], int],
         clock: Clock,
     ) -> None:
         self._file = file
         self._counter = counter
         self._ingested = ingested
-        self._stored = stored
         self._clock = clock
         self._began_unix_s = self._now_unix_s()
         self._before = self._load()
         self._saved: Period | None = None
         self._failing = False
-
-    @property
-    def stored_bytes(self) -> int:
-        """Size of all packs."""
-        return self._stored()
 
     def since_mount(self) -> Period:
         """This mount alone."""
@@ -115,7 +106,7 @@ class Meter:
         total = self.total()
         if total == self._saved:
             return
-        totals = Totals(saved_unix_s=self._now_unix_s(), stored_bytes=self._stored(), period=total)
+        totals = Totals(saved_unix_s=self._now_unix_s(), period=total)
         try:
             replace_file(self._file, msgspec.json.format(msgspec.json.encode(totals), indent=2) + b"\n")
         except OSError as error:

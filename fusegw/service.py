@@ -195,10 +195,7 @@ class Service:
 
     async def traffic(self) -> TrafficReply:
         """See `TrafficReply`."""
-        meter = self._meter
-        return TrafficReply(
-            since_mount=meter.since_mount(), total=meter.total(), stored_bytes=meter.stored_bytes
-        )
+        return TrafficReply(since_mount=self._meter.since_mount(), total=self._meter.total())
 
     async def sync(self, *, wait: bool) -> SyncReply:
         """Everything into packs and on its way; with `wait`, into the store. Read-only there is nothing to

@@ -191,7 +191,6 @@ def _meter_of(settings: VolumeSettings, runtime: Runtime, counter: TrafficCounte
         counter,
         # What is cut anew goes the way of written data, and nobody wrote it.
         ingested=lambda: max(0, runtime.pipeline.raw_bytes - runtime.recutter.statistics().nbytes),
-        stored=lambda: runtime.chunks.stored_bytes,
         clock=clock,
     )
 

@@ -1,14 +1,20 @@
-"""`fusegw status --cost`: what was asked of the store, for each TiB backed up, and at which price."""
+"""`fusegw status --cost`: what was asked of the store, for each TiB backed up, and at which price.
+
+The gateway tells what it counted, the file of totals does when there is none. How much the packs in the store
+take is read from the index, beside whoever writes it.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from fusegw.cli import output
 from fusegw.cli.session import Site
+from fusegw.config import VolumePaths
 from fusegw.cost import ENOUGH_BYTES, PerTib, Prices, costs_of, per_tib, storage_month
-from fusegw.errors import NotFound
+from fusegw.errors import FusegwError, NotFound
 from fusegw.metering import Period, load_totals
 from fusegw.store.options import StoreOptions, directory_of
 
@@ -29,6 +35,9 @@ class _Counted(msgspec.Struct, frozen=True, kw_only=True):
     total: Period | None = None
     """None: nothing was counted on this host yet."""
     stored_bytes: int | None = None
+    """Of all packs in the store, whatever still lives in them."""
+    unreadable: str = ""
+    """Why that is not known."""
     saved_unix_s: float | None = None
     """When the totals were written, of a volume that is not mounted."""
 
@@ -56,32 +65,34 @@ def show_costs(site: Site, names: Sequence[str], *, several: bool, as_json: bool
 
 
 def _counted(site: Site, name: str) -> _Counted:
-    store = site.store_options(name)
-    prices = site.config.volume(name).prices or site.config.prices
-    try:
-        reply = site.client(name).traffic()
-    except NotFound:
-        saved = load_totals(site.paths(name).traffic_file)
-        if saved is None:
-            return _Counted(volume=name, mounted=False, store=store, prices=prices)
-        return _Counted(
-            volume=name,
-            mounted=False,
-            store=store,
-            prices=prices,
-            total=saved.period,
-            stored_bytes=saved.stored_bytes,
-            saved_unix_s=saved.saved_unix_s,
-        )
-    return _Counted(
+    one = _Counted(
         volume=name,
         mounted=True,
-        store=store,
-        prices=prices,
-        since_mount=reply.since_mount,
-        total=reply.total,
-        stored_bytes=reply.stored_bytes,
+        store=site.store_options(name),
+        prices=site.config.volume(name).prices or site.config.prices,
     )
+    paths = site.paths(name)
+    try:
+        reply = site.client(name).traffic()
+        one = replace(one, since_mount=reply.since_mount, total=reply.total)
+    except NotFound:
+        one = replace(one, mounted=False)
+        if (saved := load_totals(paths.traffic_file)) is not None:
+            one = replace(one, total=saved.period, saved_unix_s=saved.saved_unix_s)
+    try:
+        return replace(one, stored_bytes=_stored_bytes(paths))
+    except FusegwError as error:
+        return replace(one, unreadable=str(error))
+
+
+def _stored_bytes(paths: VolumePaths) -> int:
+    # The other commands on a volume's status must not wait for these.
+    from fusegw.collect.survey import survey
+    from fusegw.meta.beside import IndexBeside
+
+    with IndexBeside(paths.meta_dir) as index, index.view() as view:
+        found = survey(view, passed_over={}, before=0)
+    return found.figures.nbytes + found.waiting_bytes
 
 
 def _document(one: _Counted) -> dict[str, Any]:
@@ -115,19 +126,20 @@ def _lines(one: _Counted) -> Iterator[tuple[str, str]]:
         yield "store", one.store.url
     else:
         yield "store", f"{one.store.url}: a directory, counted as if it were S3"
-    if one.total is None:
-        yield "requests", "none were counted on this host yet"
-        return
     if one.stored_bytes is not None and one.storage_month is not None:
         month = output.money(one.storage_month, prices.currency)
         yield "packs", f"{output.size(one.stored_bytes)}: {month} a month"
+    else:
+        yield "packs", f"not known: {one.unreadable}"
     yield "prices", f"{output.one_line(prices.title)}; yours go into [prices] of the configuration"
     if prices.storage_days_min:
         days = prices.storage_days_min
         yield "not included", f"what is deleted within {days:,} days is charged for {days:,} days"
-    if one.per_tib is None:
+    if one.total is None:
+        yield "requests", "none were counted on this host yet"
+    elif one.per_tib is None:
         written = output.size(one.total.ingested_bytes)
-        yield "per TiB", f"n/a before {output.size(ENOUGH_BYTES)} were backed up, so far {written}"
+        yield "per TiB", f"n/a before {output.size(ENOUGH_BYTES)} was backed up, {written} so far"
 
 
 def _print_figures(one: _Counted, total: Period) -> None:

@@ -309,8 +309,6 @@ class TrafficReply(msgspec.Struct, frozen=True, kw_only=True):
     since_mount: Period
     total: Period
     """Since this host knows the volume."""
-    stored_bytes: int
-    """Size of all packs, in the store or on the way."""
 
 
 class PromoteReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,7 +96,6 @@ class Handler:
         return TrafficReply(
             since_mount=Period(since_unix_s=86400.0, traffic=now, ingested_bytes=512 << 20),
             total=Period(since_unix_s=0.0, traffic=now.plus(now), ingested_bytes=4 << 30),
-            stored_bytes=100 << 30,
         )
 
     async def sync(self, *, wait: bool) -> SyncReply:

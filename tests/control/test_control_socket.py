@@ -53,7 +53,6 @@ STATUS = StatusReply(
 TRAFFIC = TrafficReply(
     since_mount=Period(since_unix_s=2.0, traffic=Traffic(put_requests=1, sent_bytes=9), ingested_bytes=7),
     total=Period(since_unix_s=1.0, traffic=Traffic(put_requests=5, failed_requests=2), ingested_bytes=70),
-    stored_bytes=6,
 )
 
 
