@@ -39,8 +39,10 @@ import msgspec
 from exports.errors import InvalidExport
 from exports.model import Share
 from exports.settings import AuditSettings, NfsSettings, ServerSettings, SmbSettings
+from fusegw.cost import Prices
 from fusegw.errors import FusegwError, Invalid
 from fusegw.schedule import SnapshotSchedule
+from fusegw.sizes import parse_size
 from fusegw.store.options import StoreOptions
 
 if TYPE_CHECKING:  # the commands that need no key must not wait for the cryptography
@@ -57,23 +59,10 @@ UNIFIED_SOURCE = "fusegw@volumes"
 UNSENT_PREFIX = "unsent-"
 """Of directories beside the index; the rest of the name is a time in ns since 1970."""
 
+_INNER: dict[str, type[msgspec.Struct]] = {"snapshots": SnapshotSchedule, "prices": Prices}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
-_UNIT_SHIFT = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
-_SIZE_BYTES_MAX = 1 << 62
 
 _Table = TypeVar("_Table", bound=msgspec.Struct)
-
-
-def parse_size(text: str) -> int:
-    """Bytes meant by "4096", "512K", "10G" or "1.5TiB" (powers of 1024); Invalid for anything else."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise Invalid(f"{text!r} is not a size: expected a number and one of K, M, G, T, such as 10G")
-    value = float(match[1]) * (1 << _UNIT_SHIFT[match[2].upper()])
-    if value > _SIZE_BYTES_MAX:
-        raise Invalid(f"{text!r} is more than any disk holds: expected a size such as 10G")
-    return int(value)
 
 
 def check_volume_name(name: str) -> str:
@@ -182,6 +171,8 @@ class VolumeConfig(Tuning, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The root lists `.snapshots`, which can be entered in any case."""
     snapshots: SnapshotSchedule | None = None
     """Those made by themselves; None: what the volume says counts."""
+    prices: Prices | None = None
+    """What its store charges; None: as `[prices]` of the file says."""
     on_stored: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     """A command that is told when everything is in the store: the program's path and its arguments."""
     on_stored_url: str | None = None
@@ -209,6 +200,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     gateway: GatewayConfig = GatewayConfig()
     volumes: dict[str, VolumeConfig] = {}
+    prices: Prices = Prices()
     servers: ServerSettings = ServerSettings()
     """Of shares: the tables that are named for protocols."""
     shares: tuple[Share, ...] = ()
@@ -251,7 +243,7 @@ def parse_config(text: str, source: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise Invalid(f"{source}: not valid TOML: {error}") from None
     try:
-        _check_keys(data, ("gateway", "volumes", *ServerSettings.__struct_fields__, "shares"), "")
+        _check_keys(data, ("gateway", "volumes", "prices", *ServerSettings.__struct_fields__, "shares"), "")
         base = source.absolute().parent
         table = _anchored(_table(data.get("gateway", {}), "gateway"), base)
         gateway = _decode(table, GatewayConfig, "gateway")
@@ -259,6 +251,7 @@ def parse_config(text: str, source: Path) -> Config:
             check_volume_name(name): _volume(_table(table, f"volumes.{name}"), f"volumes.{name}", base)
             for name, table in _table(data.get("volumes", {}), "volumes").items()
         }
+        prices = _decode(_table(data.get("prices", {}), "prices"), Prices, "prices")
         servers = ServerSettings(
             smb=_decode(_table(data.get("smb", {}), "smb"), SmbSettings, "smb"),
             nfs=_decode(_table(data.get("nfs", {}), "nfs"), NfsSettings, "nfs"),
@@ -271,7 +264,7 @@ def parse_config(text: str, source: Path) -> Config:
     except Invalid as error:
         raise Invalid(f"{source}: {error}") from None
     said = {name: frozenset(table) for name, table in data.get("volumes", {}).items()}
-    return Config(gateway=gateway, volumes=volumes, servers=servers, shares=shares, said=said)
+    return Config(gateway=gateway, volumes=volumes, prices=prices, servers=servers, shares=shares, said=said)
 
 
 def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
@@ -285,9 +278,9 @@ def _volume(table: dict[str, Any], where: str, base: Path) -> VolumeConfig:
         _decode(options, StoreOptions, f"{where}.store")
     if isinstance(table.get("snapshots"), str):
         table["snapshots"] = {"keep": table["snapshots"]}
-    if "snapshots" in table:
-        inner = f"{where}.snapshots"
-        _decode(_table(table["snapshots"], inner), SnapshotSchedule, inner)
+    for key in [inner for inner in _INNER if inner in table]:
+        inner = f"{where}.{key}"
+        _decode(_table(table[key], inner), _INNER[key], inner)
     volume = _decode(table, VolumeConfig, where)
     _check_hooks(volume, where)
     return volume
@@ -382,6 +375,11 @@ class VolumePaths(msgspec.Struct, frozen=True):
     def unsent_dirs(self) -> list[Path]:
         """What mounts set aside: indexes ahead of the store, and their packs; oldest first."""
         return sorted(self.volume_dir.glob(UNSENT_PREFIX + "*"))
+
+    @property
+    def traffic_file(self) -> Path:
+        """What was asked of the store since this host knows the volume."""
+        return self.volume_dir / "traffic.json"
 
     @property
     def lock_file(self) -> Path:

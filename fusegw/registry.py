@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from fusegw.durable import sync_directory, sync_way_to
+from fusegw.durable import replace_file, sync_way_to
 from fusegw.errors import Corrupt, Denied, Exists, Full, FusegwError, NotFound, UnknownFormat
 from fusegw.store.options import StoreOptions
 
@@ -151,16 +151,8 @@ class Registry:
             os.close(lock)
 
     def _store(self, contents: _Contents) -> None:
-        temporary = self._state_dir / "registry.json.new"
         try:
-            data = msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n"
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(handle)
-            os.rename(temporary, self._file)
-            sync_directory(self._state_dir)
+            replace_file(self._file, msgspec.json.format(msgspec.json.encode(contents), indent=2) + b"\n")
             sync_way_to(self._state_dir)
         except OSError as error:
             raise FusegwError(f"{self._file} cannot be written: {error.strerror}") from error

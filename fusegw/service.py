@@ -31,6 +31,7 @@ from fusegw.control.protocol import (
     StoreHealth,
     SyncProgress,
     SyncReply,
+    TrafficReply,
 )
 from fusegw.control.snapshots import (
     CloneReply,
@@ -46,6 +47,7 @@ from fusegw.control.snapshots import (
 from fusegw.errors import Fenced, Invalid, NotFound
 from fusegw.hooks import Hooks
 from fusegw.meta.schema import PACK, PACK_LOCAL, PACK_NUMBER_END
+from fusegw.metering import Meter
 from fusegw.quotas import change_quota, quota_list, quotas_near
 from fusegw.restoring import Restoring
 from fusegw.sharing import Sharing
@@ -71,6 +73,7 @@ class Service:
         settings: VolumeSettings,
         runtime: Runtime,
         hooks: Hooks,
+        meter: Meter,
         sharing: Sharing,
         clock: Clock,
         restoring: Restoring,
@@ -81,6 +84,7 @@ class Service:
         self._settings = settings
         self._runtime = runtime
         self._hooks = hooks
+        self._meter = meter
         self._sharing = sharing
         self._restoring = restoring
         self._snapshots = SnapshotControl(runtime, restoring, clock)
@@ -188,6 +192,10 @@ class Service:
         """Evict all that the store has, from the disk and from memory."""
         self._runtime.reading.forget()
         return CacheDropReply(freed_bytes=await trio.to_thread.run_sync(self._runtime.cache.drop))
+
+    async def traffic(self) -> TrafficReply:
+        """See `TrafficReply`."""
+        return TrafficReply(since_mount=self._meter.since_mount(), total=self._meter.total())
 
     async def sync(self, *, wait: bool) -> SyncReply:
         """Everything into packs and on its way; with `wait`, into the store. Read-only there is nothing to

@@ -28,12 +28,14 @@ from fusegw.identity import Identity
 from fusegw.index import Source
 from fusegw.keys.volume import OpenedVolume, StoredVolume, read_volume, unlock
 from fusegw.meta.rebuild import Changed
+from fusegw.metering import SAVE_INTERVAL_S, Meter
 from fusegw.policy import policy_of, store_policy_of
 from fusegw.restoring import Restoring
 from fusegw.service import Service
 from fusegw.sharing import Sharing
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.counting import TrafficCounter
 from fusegw.store.options import directory_of
 from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy
@@ -83,7 +85,15 @@ async def served_volume(
 
     Raises what keeps it from being opened, and whatever breaks it later.
     """
-    opening = partial(open_store, settings.store, clock=host.clock, entropy=host.entropy, policy=RETRIES)
+    counter = TrafficCounter()
+    opening = partial(
+        open_store,
+        settings.store,
+        clock=host.clock,
+        entropy=host.entropy,
+        policy=RETRIES,
+        counter=counter,
+    )
     store = await trio.to_thread.run_sync(opening)
     try:
         # It only reads, and a store that does not answer may keep it for long.
@@ -147,12 +157,15 @@ async def served_volume(
                     "a rollback of the volume is not finished; mount it for writing, which finishes it, or "
                     "take an older state"
                 )
+            meter = _meter_of(settings, runtime, counter, host.clock)
+            runtime.tasks.start_soon(keep_totals, meter)
             hooks = Hooks(settings, runtime, host.clock)
             async with trio.open_nursery() as nursery:
                 service = Service(
                     settings,
                     runtime,
                     hooks,
+                    meter,
                     host.sharing,
                     host.clock,
                     Restoring(runtime, operations, settle, nursery),
@@ -166,9 +179,27 @@ async def served_volume(
                 with host.sharing.volume(settings, runtime):
                     yield operations
                 nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(meter.save)
         await hooks.finish()
     finally:
         store.close()
+
+
+def _meter_of(settings: VolumeSettings, runtime: Runtime, counter: TrafficCounter, clock: Clock) -> Meter:
+    return Meter(
+        settings.paths.traffic_file,
+        counter,
+        # What is cut anew goes the way of written data, and nobody wrote it.
+        ingested=lambda: max(0, runtime.pipeline.raw_bytes - runtime.recutter.statistics().nbytes),
+        clock=clock,
+    )
+
+
+async def keep_totals(meter: Meter) -> None:
+    """Save them now and then, until cancelled: after the last upload."""
+    while True:
+        await trio.sleep(SAVE_INTERVAL_S)
+        await trio.to_thread.run_sync(meter.save)
 
 
 async def _as_writer(runtime: Runtime, task: Callable[[], Awaitable[None]]) -> None:

@@ -16,13 +16,14 @@ from fusegw.cli.opening import opened_volume
 from fusegw.cli.secret_source import SecretFiles, present_secret, secret_options
 from fusegw.cli.session import Session, Site, common_options, json_option, volume_argument
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.config import cache_of, parse_size
+from fusegw.config import cache_of
 from fusegw.control.client import ControlClient
 from fusegw.control.protocol import MendItem, StatusReply
 from fusegw.daemon.lock import volume_lock
 from fusegw.daemon.process import harden
 from fusegw.errors import Corrupt, FusegwError, Invalid, NotFound
 from fusegw.meta.beside import IndexBeside
+from fusegw.sizes import parse_size
 from fusegw.vfs.mending import Suspect
 
 _FILE = click.Path(path_type=Path, dir_okay=False)

@@ -14,13 +14,13 @@ from fusegw.cli.opening import opened_volume
 from fusegw.cli.secret_source import SecretFiles, present_secret, secret_options
 from fusegw.cli.session import Session, Site, common_options, json_option, volume_argument
 from fusegw.clock import SystemClock, SystemEntropy, utc
-from fusegw.config import parse_size as parse_bytes
 from fusegw.daemon.lock import volume_lock
 from fusegw.daemon.process import harden
 from fusegw.drill.run import Drill, Held, OnProgress, Report, held_by_index, run
 from fusegw.drill.sample import EVERYTHING, Size, parse_size
 from fusegw.errors import Busy, Corrupt, Invalid, NotFound, Unavailable
 from fusegw.ship.anchor import anchor_in
+from fusegw.sizes import parse_size as parse_bytes
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)

@@ -7,8 +7,8 @@ import msgspec
 
 from fusegw.cli import output
 from fusegw.cli.session import Session, common_options, json_option, volume_argument
-from fusegw.config import parse_size
 from fusegw.control.protocol import CollectReply, CollectWish, SyncProgress
+from fusegw.sizes import parse_size
 
 
 @click.command("gc")

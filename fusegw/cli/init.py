@@ -11,10 +11,10 @@ from fusegw.cli.secret_source import SecretFiles, first_secret, secret_options
 from fusegw.cli.session import Session, common_options, json_option
 from fusegw.cli.store_source import store_options, store_said
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.config import parse_size
 from fusegw.daemon.process import harden
 from fusegw.errors import Invalid
 from fusegw.keys import DEFAULT_KDF, KdfParameters
+from fusegw.sizes import parse_size
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

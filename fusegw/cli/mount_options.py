@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from fusegw.config import UNIFIED_SOURCE, parse_size
+from fusegw.config import UNIFIED_SOURCE
 from fusegw.errors import Invalid
+from fusegw.sizes import parse_size
 
 KERNEL_OPTIONS = frozenset(
     {"dev", "nodev", "suid", "nosuid", "exec", "noexec", "sync", "dirsync", "noatime", "nodiratime"}

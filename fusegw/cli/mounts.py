@@ -8,10 +8,11 @@ from fusegw.cli import output
 from fusegw.cli.mount_options import ParsedOptions, parse_options
 from fusegw.cli.session import Locations, Session, Site, common_options, complete_volume
 from fusegw.clock import SystemClock
-from fusegw.config import GatewaySettings, VolumePaths, parse_size
+from fusegw.config import GatewaySettings, VolumePaths
 from fusegw.daemon import lock, mountpoint
 from fusegw.daemon.process import Body, harden, run_in_background, run_in_foreground
 from fusegw.daemon.service import serve_gateway, stop_volume, volume_on
+from fusegw.sizes import parse_size
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

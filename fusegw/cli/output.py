@@ -109,6 +109,11 @@ def size(nbytes: float) -> str:
     return f"{nbytes / (1 << 10 * power):.1f} {units[power - 1]}"
 
 
+def money(value: float, currency: str) -> str:
+    """ "12.50 USD", "0.0004 USD"."""
+    return f"{value:,.2f} {currency}" if value >= 1 or not value else f"{value:.4f} {currency}"
+
+
 def duration(seconds: float | None) -> str:
     """ "-", "12 s", "3 min 20 s", "2 h 5 min", "4 d 3 h"."""
     if seconds is None:

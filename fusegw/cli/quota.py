@@ -11,9 +11,9 @@ from fusegw.cli.offline import offline_index
 from fusegw.cli.places import place_of
 from fusegw.cli.quota_texts import bytes_use, files_use
 from fusegw.cli.session import Session, Site, common_options, complete_volume, json_option, volume_argument
-from fusegw.config import parse_size
 from fusegw.control.protocol import QuotasReply, QuotaStatus, QuotaWish
 from fusegw.errors import Invalid, NotFound
+from fusegw.sizes import parse_size
 
 _NONE = "none"
 _Reply = TypeVar("_Reply")

@@ -9,6 +9,7 @@ import msgspec
 
 from exports.status import ServerStatus
 from fusegw.cli import output
+from fusegw.cli.cost import show_costs
 from fusegw.cli.places import Place, place_argument, place_of
 from fusegw.cli.quota_texts import quota_use
 from fusegw.cli.schedule_text import schedule_line
@@ -20,9 +21,10 @@ from fusegw.errors import NotFound
 
 @click.command("status")
 @place_argument
+@click.option("--cost", is_flag=True, help="Show what was asked of the store, and what that costs.")
 @json_option
 @common_options
-def status(session: Session, place: str | None, as_json: bool) -> None:
+def status(session: Session, place: str | None, cost: bool, as_json: bool) -> None:
     """Show backlog, rates and store health of a volume, or how safe a file is.
 
     Without NAME: the only volume, or all of them when there are several (with --json a list "volumes"). A
@@ -30,13 +32,21 @@ def status(session: Session, place: str | None, as_json: bool) -> None:
 
     With PATH, which has a slash in it or is no volume's name: whether everything of that file or directory is
     in the store already (stored), on its way there (shipping), or not even that (local).
+
+    With --cost: requests to the store and bytes each way, since the mount, in total and for each TiB backed
+    up, and what they cost by [prices] of the configuration. Of a volume that is not mounted, the totals.
     """
     site = session.site()
     if (file := place_of(site, place)) is not None:
+        if cost:
+            raise click.UsageError(f"--cost tells of a volume, not of a file: say {file.volume}")
         _show_file(site, file, as_json)
         return
     several = place is None and len(site.registry.volumes()) > 1
     names = list(site.registry.volumes()) if several else [site.volume(place)]
+    if cost:
+        show_costs(site, names, several=several, as_json=as_json)
+        return
     found = {one: _status_of(site, one) for one in names}
     if as_json:
         documents = [_document(site, one, reply) for one, reply in found.items()]

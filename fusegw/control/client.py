@@ -32,6 +32,7 @@ from fusegw.control.protocol import (
     StatusReply,
     SyncProgress,
     SyncReply,
+    TrafficReply,
 )
 from fusegw.control.snapshots import (
     CloneReply,
@@ -110,6 +111,9 @@ class ControlClient:
 
     def cache_drop(self) -> CacheDropReply:
         return self._ask(Request(method="cache_drop"), CacheDropReply)
+
+    def traffic(self) -> TrafficReply:
+        return self._ask(Request(method="traffic"), TrafficReply)
 
     def sync(self, *, wait: bool, on_progress: Callable[[SyncProgress], None]) -> SyncReply:
         """Ship what is open; with `wait`, until the store has all; `on_progress` is called on the way."""

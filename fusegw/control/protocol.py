@@ -18,6 +18,7 @@ from exports.model import Share, User
 from exports.status import ServerStatus
 from fusegw.control.snapshots import CloneWish, DiffWish, ScheduleStatus, ScheduleWish, SnapshotChange
 from fusegw.errors import FusegwError
+from fusegw.metering import Period
 
 LINE_BYTES_MAX = 1 << 20
 
@@ -26,6 +27,7 @@ Method = Literal[
     "file_status",
     "cache_stats",
     "cache_drop",
+    "traffic",
     "sync",
     "promote",
     "mend",
@@ -299,6 +301,14 @@ class CacheDropReply(msgspec.Struct, frozen=True, kw_only=True):
     """What dropping the evictable part of the cache freed."""
 
     freed_bytes: int
+
+
+class TrafficReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked of the store."""
+
+    since_mount: Period
+    total: Period
+    """Since this host knows the volume."""
 
 
 class PromoteReply(msgspec.Struct, frozen=True, kw_only=True):

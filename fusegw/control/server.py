@@ -38,6 +38,7 @@ from fusegw.control.protocol import (
     StatusReply,
     SyncProgress,
     SyncReply,
+    TrafficReply,
 )
 from fusegw.control.snapshots import (
     CloneReply,
@@ -76,6 +77,8 @@ class Handler(Protocol):
     async def cache_drop(self) -> CacheDropReply:
         """Evict everything evictable."""
         ...
+
+    async def traffic(self) -> TrafficReply: ...
 
     async def sync(self, *, wait: bool) -> SyncReply:
         """Close the open pack and ship; with `wait`, return only when all acknowledged before is in the
@@ -266,6 +269,8 @@ class _Server:
             return await self._handler.cache_stats()
         if request.method == "cache_drop":
             return await self._handler.cache_drop()
+        if request.method == "traffic":
+            return await self._handler.traffic()
         if request.method == "sync":
             if not request.wait:
                 return await self._handler.sync(wait=False)

@@ -1,11 +1,12 @@
 """Where volumes live: an S3 bucket or a directory behind one protocol (`base.ObjectStore`).
 
-`directory`, `s3` and `memory` keep objects; `throttle`, `retry` and `faulty` wrap another store, one concern
-each. `open_store` builds what the gateway uses.
+`directory`, `s3` and `memory` keep objects; `counting`, `throttle`, `retry` and `faulty` wrap another store,
+one concern each. `open_store` builds what the gateway uses.
 """
 
 from fusegw.clock import Clock, Entropy
 from fusegw.store.base import ObjectStore
+from fusegw.store.counting import CountingStore, TrafficCounter
 from fusegw.store.directory import DirectoryStore
 from fusegw.store.options import StoreOptions, check_options, directory_of
 from fusegw.store.retry import RetryingStore, RetryPolicy
@@ -19,10 +20,12 @@ def open_store(
     entropy: Entropy,
     create: bool = False,
     policy: RetryPolicy = RetryPolicy(),
+    counter: TrafficCounter | None = None,
 ) -> ObjectStore:
     """The store `options` describe, with bounded parallelism and retries.
 
     create: the first put may make a missing top directory. Never makes a bucket.
+    counter: is told of each request that is made.
     Raises Invalid (options), Denied (no credentials), Unavailable (missing directory); an S3 server is first
     asked by the first request.
     """
@@ -35,5 +38,7 @@ def open_store(
         from fusegw.store.s3 import S3Store  # boto3 is slow to import: directory stores need not pay for it
 
         inner = S3Store(options)
+    if counter is not None:
+        inner = CountingStore(inner, counter)
     throttled = ThrottledStore(inner, requests_max=options.connections_max)
     return RetryingStore(throttled, clock=clock, entropy=entropy, policy=policy)

@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from fusegw.cli import output
-from fusegw.config import parse_size
 from fusegw.errors import FusegwError, Invalid
+from fusegw.sizes import parse_size
 from scripts.benchlib import machine, report, stores
 from scripts.benchlib.contender import Contender
 from scripts.benchlib.corpus import Recipe, provide

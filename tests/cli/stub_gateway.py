@@ -28,9 +28,12 @@ from fusegw.control.protocol import (
     StoreHealth,
     SyncProgress,
     SyncReply,
+    TrafficReply,
 )
 from fusegw.daemon.process import Ready
 from fusegw.errors import Invalid, Unavailable
+from fusegw.metering import Period
+from fusegw.store.counting import Traffic
 
 if TYPE_CHECKING:  # as in the real gateway, the event loop is imported in the background process
     import trio
@@ -87,6 +90,13 @@ class Handler:
 
     async def cache_drop(self) -> CacheDropReply:
         return CacheDropReply(freed_bytes=1 << 20)
+
+    async def traffic(self) -> TrafficReply:
+        now = Traffic(put_requests=2_000, get_requests=1_000, sent_bytes=1 << 30, received_bytes=2 << 30)
+        return TrafficReply(
+            since_mount=Period(since_unix_s=86400.0, traffic=now, ingested_bytes=512 << 20),
+            total=Period(since_unix_s=0.0, traffic=now.plus(now), ingested_bytes=4 << 30),
+        )
 
     async def sync(self, *, wait: bool) -> SyncReply:
         if wait and os.environ.get("STUB_SYNC_FAILS"):

@@ -13,9 +13,10 @@ from fusegw.config import (
     check_volume_name,
     load_config,
     parse_config,
-    parse_size,
 )
+from fusegw.cost import Prices
 from fusegw.errors import Invalid
+from fusegw.sizes import parse_size
 from fusegw.store.options import StoreOptions
 
 FILE = Path("/etc/fusegw/config.toml")
@@ -76,6 +77,24 @@ def test_a_snapshot_schedule_is_text_or_a_table() -> None:
 def test_what_is_no_snapshot_schedule(said: str, why: str) -> None:
     with pytest.raises(Invalid, match=why):
         parse_config(f"[volumes.tank]\nsnapshots = {said}", FILE)
+
+
+def test_prices_are_those_of_the_store_or_of_all() -> None:
+    config = parse_config(
+        """
+        [prices]
+        currency = "EUR"
+        put_1000 = 0.01
+        [volumes.tank.prices]
+        name = "the shop next door"
+        egress_gib = 0
+        """,
+        FILE,
+    )
+    assert config.prices == Prices(currency="EUR", put_1000=0.01)
+    assert config.volume("tank").prices == Prices(name="the shop next door", egress_gib=0)
+    assert config.volume("pond").prices is None
+    assert [Prices().title, config.prices.title] == ["S3 Standard, us-east-1, list", "as configured"]
 
 
 def test_everything_at_once() -> None:
@@ -146,6 +165,17 @@ def test_everything_at_once() -> None:
             "[volumes.tank]\non_stored_url = 'https://u:p@h/'",
             "volumes.tank.on_stored_url: expected http://HOST",
         ),
+        ("[prices]\nput_100 = 1", "unknown key prices.put_100 (did you mean 'put_1000'?)"),
+        ("[prices]\nput_1000 = '0.005'", "prices.put_1000"),
+        ("[prices]\nget_1000 = -1", "prices.get_1000"),
+        ("[prices]\negress_gib = inf", "prices.egress_gib"),
+        ("[prices]\negress_gib = nan", "Expected `float` >= 0.0 - at `prices.egress_gib`"),
+        ("[prices]\ncurrency = 'dollars'", "prices.currency"),
+        ("[prices]\nstorage_days_min = 0.5", "prices.storage_days_min"),
+        ("prices = 3", "prices: expected a table"),
+        ("[volumes.tank.prices]\nput1000 = 1", "volumes.tank.prices.put1000 (did you mean 'put_1000'?)"),
+        ("[volumes.tank.prices]\nput_1000 = -1", "volumes.tank.prices.put_1000"),
+        ("[volumes.tank]\nprices = 'low'", "volumes.tank.prices: expected a table"),
         ("[gateway", "not valid TOML"),
     ],
 )

@@ -1,6 +1,7 @@
 """The contract of `store.base.ObjectStore`, run by every implementation the same way.
 
-The S3 and directory stores are opened as the gateway opens them, with throttle and retries around them.
+The S3 and directory stores are opened as the gateway opens them, with a count, throttle and retries around
+them.
 """
 
 import threading
@@ -14,6 +15,7 @@ from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Corrupt, Exists, Invalid, NotFound
 from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.counting import CountingStore, TrafficCounter
 from fusegw.store.memory import MemoryStore
 from fusegw.store.options import StoreOptions
 from fusegw.store.probe import probe_create_only
@@ -22,17 +24,19 @@ from tests.plugins.s3servers import S3Server
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["memory", "directory", "moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+@pytest.fixture(params=["memory", "counted", "directory", "moto", pytest.param("rgw", marks=pytest.mark.rgw)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
-    if request.param == "memory":
-        yield MemoryStore(clock=SystemClock())
+    counter = TrafficCounter()
+    if request.param in ("memory", "counted"):
+        memory = MemoryStore(clock=SystemClock())
+        yield memory if request.param == "memory" else CountingStore(memory, counter)
         return
     if request.param == "directory":
         options = StoreOptions(f"file://{tmp_path}/store")
     else:
         server: S3Server = request.getfixturevalue(f"{request.param}_server")
         options = server.options()
-    opened = open_store(options, clock=SystemClock(), entropy=SystemEntropy(), create=True)
+    opened = open_store(options, clock=SystemClock(), entropy=SystemEntropy(), create=True, counter=counter)
     yield opened
     opened.close()
 

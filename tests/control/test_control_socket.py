@@ -25,8 +25,11 @@ from fusegw.control.protocol import (
     StoreHealth,
     SyncProgress,
     SyncReply,
+    TrafficReply,
 )
 from fusegw.errors import Busy, Denied, Fenced, FusegwError, Invalid, NotFound, Unavailable
+from fusegw.metering import Period
+from fusegw.store.counting import Traffic
 
 STATUS = StatusReply(
     pid=1,
@@ -46,6 +49,10 @@ STATUS = StatusReply(
     logical_bytes=5,
     stored_bytes=6,
     metadata_bytes=7,
+)
+TRAFFIC = TrafficReply(
+    since_mount=Period(since_unix_s=2.0, traffic=Traffic(put_requests=1, sent_bytes=9), ingested_bytes=7),
+    total=Period(since_unix_s=1.0, traffic=Traffic(put_requests=5, failed_requests=2), ingested_bytes=70),
 )
 
 
@@ -72,6 +79,9 @@ class FakeGateway:
 
     async def cache_drop(self) -> CacheDropReply:
         return CacheDropReply(freed_bytes=11)
+
+    async def traffic(self) -> TrafficReply:
+        return TRAFFIC
 
     async def sync(self, *, wait: bool) -> SyncReply:
         if not wait:
@@ -122,6 +132,7 @@ async def test_questions_are_answered(socket_file: Path) -> None:
     async with serving(socket_file, FakeGateway()) as client:
         assert await trio.to_thread.run_sync(client.status) == STATUS
         assert await trio.to_thread.run_sync(client.cache_drop) == CacheDropReply(freed_bytes=11)
+        assert await trio.to_thread.run_sync(client.traffic) == TRAFFIC
         assert (await trio.to_thread.run_sync(client.file_status, 1 << 39)).size_bytes == 1 << 39
         assert await trio.to_thread.run_sync(client.shutdown) == ShutdownReply(pid=1)
         with pytest.raises(Busy, match="counting"):

@@ -6,8 +6,11 @@ from pathlib import Path
 import fusegw.errors
 from fusegw.cli.main import EXIT_INTERRUPTED, EXIT_UNEXPECTED
 from fusegw.config import GatewayConfig, VolumeConfig
-from fusegw.control.protocol import StatusReply
+from fusegw.control.protocol import StatusReply, TrafficReply
+from fusegw.cost import Prices
 from fusegw.errors import FusegwError
+from fusegw.metering import Period
+from fusegw.store.counting import Traffic
 from fusegw.store.options import StoreOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,13 +49,14 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 
 def test_every_configuration_key_is_described() -> None:
-    for kind in (GatewayConfig, VolumeConfig, StoreOptions):
+    for kind in (GatewayConfig, VolumeConfig, StoreOptions, Prices):
         keys = kind.__struct_encode_fields__
         assert [key for key in keys if f"`{key}`" not in OPERATIONS] == []
 
 
 def test_every_status_field_is_described() -> None:
-    fields = StatusReply.__struct_encode_fields__
+    kinds = (StatusReply, TrafficReply, Period, Traffic)
+    fields = [field for kind in kinds for field in kind.__struct_encode_fields__]
     assert [field for field in fields if f"`{field}`" not in OPERATIONS] == []
 
 
