@@ -34,8 +34,8 @@ from fusegw.meta.schema import STATE_BYTES, STATE_FILES, Head
 from fusegw.policy import chosen, with_store_policy
 from fusegw.registry import Registry, VolumeEntry
 from fusegw.ship.recover import Progress, Recovered, Until, recover
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy

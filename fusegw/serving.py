@@ -33,9 +33,9 @@ from fusegw.policy import policy_of, store_policy_of
 from fusegw.restoring import Restoring
 from fusegw.service import Service
 from fusegw.sharing import Sharing
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.counting import TrafficCounter
+from fusegw.store.opening import open_store
 from fusegw.store.options import directory_of
 from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy

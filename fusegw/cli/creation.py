@@ -18,8 +18,8 @@ from fusegw.config import check_volume_name
 from fusegw.errors import Corrupt, Exists, NotFound
 from fusegw.keys import KdfParameters, Secret, create_volume, list_slots
 from fusegw.registry import Registry, VolumeEntry
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.store.probe import check_create_only
 from fusegw.store.retry import RetryPolicy

@@ -19,8 +19,8 @@ from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.daemon.process import harden
 from fusegw.errors import Invalid
 from fusegw.keys import Secret, SlotInfo
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _new_passphrase_file = click.option(

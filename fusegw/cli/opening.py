@@ -9,8 +9,8 @@ from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Invalid
 from fusegw.keys import Secret, VolumeKeys
 from fusegw.keys.volume import read_volume, unlock
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 
 
 @contextmanager

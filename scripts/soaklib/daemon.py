@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fusegw.store
+import fusegw.store.opening
 from fusegw.cli.main import main
 from fusegw.config import GatewaySettings
 from fusegw.daemon.process import Ready
@@ -82,7 +82,7 @@ class Weathered:
 
 
 def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
-    fusegw.store.DirectoryStore = Weathered  # type: ignore[misc,assignment]
+    fusegw.store.opening.DirectoryStore = Weathered  # type: ignore[misc,assignment]
     run(settings, on_ready=on_ready)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.drill.place import private_directory
 from fusegw.drill.run import Drill, Report
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from tests.cli.hosts import CHEAP, Host
 from tests.plugins.s3servers import S3Server
 

@@ -26,9 +26,9 @@ from fusegw.keys.volume import open_volume
 from fusegw.meta.schema import LOGGED_TABLES
 from fusegw.registry import Registry
 from fusegw.ship.recover import Recovered
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.faulty import Fault, FaultyStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.cli.hosts import PASSPHRASE, Done, Host
 from tests.faults.support import TUNING, content, create, write_file

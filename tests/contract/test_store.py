@@ -13,10 +13,10 @@ import pytest
 
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Corrupt, Exists, Invalid, NotFound
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
 from fusegw.store.counting import CountingStore, TrafficCounter
 from fusegw.store.memory import MemoryStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.store.probe import probe_create_only
 from tests.plugins.s3servers import S3Server

@@ -31,8 +31,8 @@ from fusegw.errors import Exists, NotFound, Unavailable
 from fusegw.packs.format import NONCE_SIZE
 from fusegw.ship.segment import HEADER_SIZE
 from fusegw.ship.shipper import Shipper
-from fusegw.store import open_store
 from fusegw.store.base import ObjectInfo, ObjectStore
+from fusegw.store.opening import open_store
 from tests.crash.lossy_disk import NotingDisk
 
 SEEN_BYTES = HEADER_SIZE + NONCE_SIZE

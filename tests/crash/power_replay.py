@@ -40,7 +40,7 @@ from fusegw.index import Source
 from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.keys.volume import read_volume
 from fusegw.registry import Registry
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.crash.journal import SYNCED, Journal
 from tests.crash.power_disk import SECTOR_BYTES, PowerDisk, Remains, write_out

@@ -19,7 +19,7 @@ from fusegw.config import Tuning, VolumePaths
 from fusegw.errors import FusegwError
 from fusegw.keys.secret import Secret
 from fusegw.keys.volume import open_volume
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.crash.journal import KINDS, Journal, Step
 from tests.crash.load import sync_directory

@@ -18,7 +18,7 @@ from fusegw.keys.volume import open_volume
 from fusegw.meta.schema import ROOT_INODE
 from fusegw.registry import Registry
 from fusegw.ship.recover import recover
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from tests.mount.gateways import NAME, PASSPHRASE, Gateway
 
 Seen = TypeVar("Seen")

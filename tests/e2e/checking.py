@@ -8,7 +8,7 @@ from pathlib import Path
 from fusegw.check.run import Check, run
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.meta.beside import IndexBeside
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.e2e.recovering import resident_max_bytes
 from tests.faults.support import KEYS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.ship.recover import recover
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.faults.support import KEYS
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.e2e.test_recovery_time import MAKING, MIB, RESIDENT_MAX_BYTES, ROOT, make
 from tests.faults.support import source, volume

@@ -22,7 +22,7 @@ from fusegw.keys.volume import read_volume, unlock
 from fusegw.meta.schema import DIRENT, INODE, ROOT_INODE
 from fusegw.packs.format import object_key
 from fusegw.registry import Registry
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from tests.mount.gateways import NAME, PASSPHRASE, Gateway
 from tests.ship.truth import packs_of, recovered
 

@@ -16,8 +16,8 @@ from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import LOGGED_TABLES, ROOT_INODE
 from fusegw.ship.checkpoint import Manifest
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.faults.support import ROOT_USER, TUNING, source, volume
 

@@ -13,8 +13,8 @@ import trio
 from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.meta.schema import DIRENT, ROOT_INODE
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.e2e.test_recovery_time import MAKING, MIB, make
 from tests.faults.support import ROOT_USER, source, volume

@@ -7,7 +7,7 @@ import pytest
 
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.registry import Registry
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.e2e.conftest import in_s3
 from tests.mount.gateways import NAME, Gateway

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 import fusegw.gateway
-import fusegw.store
+import fusegw.store.opening
 from fusegw.cli.main import main
 from fusegw.clock import SystemClock
 from fusegw.config import GatewaySettings
@@ -80,7 +80,7 @@ class JumpingClock(SystemClock, trio.abc.Clock):
 
 def gateway(settings: GatewaySettings, *, on_ready: Ready) -> None:
     clock = JumpingClock(Path(os.environ[VARIABLE]))
-    fusegw.store.RetryingStore = partial(RetryingStore, sleep=clock.sleep)  # type: ignore[misc,assignment]
+    fusegw.store.opening.RetryingStore = partial(RetryingStore, sleep=clock.sleep)  # type: ignore[misc,assignment]
     fusegw.gateway.run(settings, on_ready=on_ready, clock=clock, loop_clock=clock)
 
 

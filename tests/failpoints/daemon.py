@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import fusegw.gateway
-import fusegw.store
+import fusegw.store.opening
 from fusegw.check import scrub
 from fusegw.cli.main import main
 from fusegw.config import GatewaySettings
@@ -29,8 +29,8 @@ async def _without_waiting(self: Shipper, numbers: frozenset[int]) -> bool:
 
 
 def ship_the_log_first() -> None:
-    retrying = fusegw.store.RetryingStore
-    fusegw.store.RetryingStore = lambda *given, **how: LogFirst(retrying(*given, **how))
+    retrying = fusegw.store.opening.RetryingStore
+    fusegw.store.opening.RetryingStore = lambda *given, **how: LogFirst(retrying(*given, **how))
     Shipper.stored = _without_waiting
 
 

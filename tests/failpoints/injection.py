@@ -26,9 +26,9 @@ from typing import Any, NoReturn
 import lmdb
 import msgspec
 
-import fusegw.store
 from cache.disk import Buffer
 from fusegw.errors import Unavailable
+from fusegw.store import opening
 from fusegw.store.base import ObjectStore
 from tests.crash.lossy_disk import NotingDisk
 from tests.failpoints.points import BY_NAME, POINTS, Point
@@ -314,7 +314,7 @@ class _Environment:
 
 def install(injection: Injection) -> None:
     """Exchange the edges in this process, but for the disk."""
-    open_environment, retrying = lmdb.open, fusegw.store.RetryingStore
+    open_environment, retrying = lmdb.open, opening.RetryingStore
     rename, fsync = os.rename, os.fsync
 
     def failing_open(*given: Any, **how: Any) -> Any:
@@ -325,6 +325,6 @@ def install(injection: Injection) -> None:
         injection.step("rename", lambda: rename(old, new, **how), what=os.fspath(old))
 
     lmdb.open = failing_open
-    fusegw.store.RetryingStore = lambda *given, **how: FailingStore(retrying(*given, **how), injection)
+    opening.RetryingStore = lambda *given, **how: FailingStore(retrying(*given, **how), injection)
     os.rename = failing_rename
     os.fsync = lambda fd: injection.step("fsync", lambda: fsync(fd))

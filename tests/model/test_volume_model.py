@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.store import open_store
 from fusegw.store.memory import MemoryStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from tests.model.world import World
 

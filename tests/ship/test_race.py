@@ -23,9 +23,9 @@ import pytest
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Corrupt, Exists
 from fusegw.index import Source
-from fusegw.store import open_store
 from fusegw.store.base import ObjectInfo, ObjectStore
 from fusegw.store.memory import MemoryStore
+from fusegw.store.opening import open_store
 from tests.faults.support import TUNING, source
 from tests.plugins.s3servers import RgwServer
 from tests.ship.contest import Writer, contest, verify

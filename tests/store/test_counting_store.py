@@ -11,11 +11,11 @@ import pytest
 
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Corrupt, Denied, Exists, NotFound, Unavailable
-from fusegw.store import open_store
 from fusegw.store.base import DELETE_BATCH_MAX, ObjectInfo
 from fusegw.store.counting import LIST_PAGE, CountingStore, Traffic, TrafficCounter
 from fusegw.store.faulty import Fault, FaultyStore
 from fusegw.store.memory import MemoryStore
+from fusegw.store.opening import open_store
 from fusegw.store.retry import RetryingStore, RetryPolicy
 from fusegw.store.s3 import S3Store
 from tests.plugins.fakes import ManualClock, SeededEntropy

@@ -18,8 +18,8 @@ from fusegw.errors import (
     Overloaded,
     Unavailable,
 )
-from fusegw.store import open_store
 from fusegw.store.base import ObjectStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.store.retry import RetryPolicy
 from fusegw.store.s3 import S3Store

@@ -11,9 +11,9 @@ import pytest
 
 from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.errors import Denied, Invalid, Overloaded, Unavailable
-from fusegw.store import open_store
 from fusegw.store.faulty import Fault, FaultyStore
 from fusegw.store.memory import MemoryStore
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.store.probe import probe_create_only
 from fusegw.store.throttle import ThrottledStore
@@ -176,7 +176,7 @@ def test_directory_stores_load_no_s3_client(tmp_path: Path) -> None:
     program = f"""
 import sys
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 options = StoreOptions("file://{tmp_path}")
 open_store(options, clock=SystemClock(), entropy=SystemEntropy()).put("key", b"")
