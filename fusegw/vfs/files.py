@@ -13,13 +13,12 @@ returns after the commit that has all bytes written before it.
 import errno
 from functools import partial
 
-import msgspec
 import trio
 from msgspec.structs import replace
 
 from fusegw.clock import Clock
 from fusegw.errors import FusegwError
-from fusegw.ingest.cutter import Cutter
+from fusegw.ingest.cutter import Cut, Cutter
 from fusegw.ingest.pipeline import Job, Pipeline, Placed, Range
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
@@ -32,39 +31,14 @@ from fusegw.vfs.inodes import Inodes
 from fusegw.vfs.losses import Losses
 from fusegw.vfs.pressure import Pressure
 from fusegw.vfs.reading import Reading
-from fusegw.vfs.runs import Run, Runs, overlay
+from fusegw.vfs.runs import Run, overlay
+from fusegw.vfs.streams import FILE_SIZE_MAX, STREAM_BYTES, File, Flight, Streams
 from fusegw.vfs.usage import Usage
 
-FILE_SIZE_MAX = (1 << 63) - 1
-STREAM_BYTES = 8 << 20
-"""A run this long is cut and sent on its way."""
 INLINE_BYTES = 128 << 10
 """A file with no more than this in memory is stored at once when it is closed, without a thread."""
 IDLE_S = 1.0
 AGE_MAX_S = 5.0
-
-
-class _Flight(msgspec.Struct, gc=False):
-    """A job on its way, when the oldest byte in it was written (monotonic), and the size the file was
-    truncated to since."""
-
-    job: Job
-    since: float
-    clip: int = FILE_SIZE_MAX
-
-
-class _File:
-    """What memory knows of a file that is open or has unsettled data."""
-
-    __slots__ = ("first_dirty", "flights", "handles", "ino", "last_write", "runs")
-
-    def __init__(self, ino: int) -> None:
-        self.ino = ino
-        self.handles = 0
-        self.runs = Runs()
-        self.flights: list[_Flight] = []
-        self.first_dirty = 0.0
-        self.last_write = 0.0
 
 
 class Files:
@@ -91,15 +65,15 @@ class Files:
         self._chunks = chunks
         self._usage = usage
         self._pipeline = pipeline
-        self._cutter = cutter
+        self._streams = Streams(cutter)
         self._reading = reading
         self._committer = committer
         self._pressure = pressure
         self._fragments = fragments
         self._clock = clock
         self._memory_max_bytes = memory_max_bytes
-        self._files: dict[int, _File] = {}
-        self._dirty: dict[int, _File] = {}
+        self._files: dict[int, File] = {}
+        self._dirty: dict[int, File] = {}
         self._losses = Losses()
         self._buffered = 0
 
@@ -140,7 +114,7 @@ class Files:
     def unsettled_bytes(self, ino: int) -> int:
         """Written bytes of the file that the index does not have yet."""
         file = self._files.get(ino)
-        return 0 if file is None else file.runs.nbytes + sum(flight.job.nbytes for flight in file.flights)
+        return 0 if file is None else file.unsettled_bytes
 
     def standing(self, ino: int) -> Standing:
         """How safe all that was acknowledged of an inode is; lost data keeps its file from being so."""
@@ -184,8 +158,8 @@ class Files:
         self._losses.written(ino, offset, offset + length)
         now = self._clock.time_ns()
         self._inodes.hold(replace(inode, size=max(inode.size, offset + length), mtime_ns=now, ctime_ns=now))
-        if len(run.data) >= STREAM_BYTES:
-            self._send_stream(file, run)
+        if len(run.data) >= self._streams.threshold_bytes and not file.cutting:
+            self._cut(file, run)
         return length
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:
@@ -268,12 +242,13 @@ class Files:
         if file is None:
             return
         self._send(file)
-        if file.flights:
-            await self._pipeline.merged(file.flights[-1].job.number)
+        await self._streams.landed(file)
+        await self._pipeline.merged(file.submitted)
 
     async def settle_all(self) -> None:
         """`settle` for every file."""
         self.send_all()
+        await self._streams.landed()
         await self._pipeline.merged(self._pipeline.submitted)
 
     @property
@@ -283,7 +258,7 @@ class Files:
 
     def send_all(self) -> None:
         """Everything in memory starts on its way."""
-        for file in list(self._dirty.values()):
+        for file in list(self._files.values()):
             self._send(file)
 
     def drop(self, ino: int) -> None:
@@ -299,7 +274,12 @@ class Files:
             self._let_go(file)
 
     async def run(self) -> None:
-        """Send what has been idle or in memory for long, until cancelled."""
+        """Cut streams, and send what has been idle or in memory for long, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._streams.run)
+            await self._send_old()
+
+    async def _send_old(self) -> None:
         while True:
             await trio.sleep(IDLE_S / 2)
             now = self._clock.monotonic()
@@ -311,7 +291,7 @@ class Files:
 
     @property
     def _in_memory(self) -> int:
-        return self._buffered + self._pipeline.bytes_in_flight
+        return self._buffered + self._streams.nbytes + self._pipeline.bytes_in_flight
 
     def _regular(self, ino: int) -> Inode:
         inode = self._inodes.get(ino)
@@ -321,13 +301,13 @@ class Files:
             raise OSError(errno.EISDIR if inode.is_dir else errno.EINVAL, "not a regular file")
         return inode
 
-    def _file(self, ino: int) -> _File:
+    def _file(self, ino: int) -> File:
         file = self._files.get(ino)
         if file is None:
-            file = self._files[ino] = _File(ino)
+            file = self._files[ino] = File(ino)
         return file
 
-    def _let_go(self, file: _File) -> None:
+    def _let_go(self, file: File) -> None:
         if not file.handles and not file.runs and not file.flights:
             self._files.pop(file.ino, None)
             self._fragments.settled(file.ino)
@@ -370,7 +350,7 @@ class Files:
             if extent.chunk != HOLE
         )
 
-    def _forget_buffered(self, file: _File, nbytes: int) -> None:
+    def _forget_buffered(self, file: File, nbytes: int) -> None:
         self._buffered -= nbytes
         self._pressure.release(nbytes)
         self._usage.settled(file.ino, self.unsettled_bytes(file.ino))
@@ -379,9 +359,12 @@ class Files:
 
     async def _relieve(self) -> None:
         """Memory is short: send the oldest data, wait a bounded time for some of it to be gone."""
-        while self._buffered > self._memory_max_bytes // 2 and self._dirty:
-            self._send(next(iter(self._dirty.values())))
+        for file in list(self._dirty.values()):
+            if self._buffered <= self._memory_max_bytes // 2:
+                break
+            self._send(file)
         with trio.move_on_after(self._pressure.wait_s):
+            await self._streams.landed()
             try:
                 await self._pipeline.room(self._memory_max_bytes - self._buffered)
                 return
@@ -389,15 +372,39 @@ class Files:
                 raise OSError(errno.ENOSPC, str(error)) from None
         raise OSError(errno.ENOSPC, "written data does not get into packs fast enough")
 
-    def _send_stream(self, file: _File, run: Run) -> None:
-        cuts = self._cutter.cut_stream(run.data)
-        length = sum(piece for piece, _ in cuts)
-        if length:
-            front = file.runs.split_front(run, length)
-            self._submit(file, [Range(front.start, front.data, cuts)])
+    def _cut(self, file: File, run: Run) -> None:
+        """A long run starts on its way."""
+        file.runs.remove(run)
+        self._launch(file, [Range(run.start, run.data)])
+        self._streams.cut(file, self._submit_cut)
 
-    def _send(self, file: _File) -> None:
-        """All runs start on their way, in jobs of bounded size."""
+    def _submit_cut(self, file: File, flight: Flight, cuts: list[Cut]) -> None:
+        """It is known where the flight may be cut: the rest goes back to the runs, unless something else
+        became of that part since."""
+        [part] = flight.job.ranges
+        assert isinstance(part.data, bytearray), "what runs have"
+        length, end = sum(piece for piece, _ in cuts), part.offset + len(part.data)
+        rest, start = part.data[length:], part.offset + length
+        if rest and flight.clip >= end and not file.runs.within(start, end):
+            try:
+                del part.data[length:]
+            except BufferError:
+                pass  # it is being read
+            else:
+                part.cuts = cuts
+                file.runs.write(start, rest)
+                self._buffered += len(rest)
+                self._dirty[file.ino] = file
+                file.first_dirty = flight.since
+        self._pipeline.submit(flight.job)
+        if file.to_send:
+            self._send(file)
+
+    def _send(self, file: File) -> None:
+        """All runs start on their way, in jobs of bounded size; behind a flight that is being cut."""
+        file.to_send = file.cutting
+        if file.cutting:
+            return
         batch: list[Range] = []
         nbytes = 0
         for run in file.runs.take():
@@ -409,21 +416,21 @@ class Files:
         if batch:
             self._submit(file, batch)
 
-    def _submit(self, file: _File, ranges: list[Range]) -> None:
+    def _submit(self, file: File, ranges: list[Range]) -> None:
         self._pipeline.submit(self._launch(file, ranges))
 
-    def _launch(self, file: _File, ranges: list[Range]) -> Job:
+    def _launch(self, file: File, ranges: list[Range]) -> Job:
         """Ranges taken out of the file's runs become a job."""
         job = Job(ranges, partial(self._merge, file), partial(self._lost, file))
         self._buffered -= job.nbytes
         if not file.runs:
             self._dirty.pop(file.ino, None)
-        file.flights.append(_Flight(job, file.first_dirty))
+        file.flights.append(Flight(job, file.first_dirty))
         return job
 
-    def _send_or_store(self, file: _File) -> None:
+    def _send_or_store(self, file: File) -> None:
         """A closed file's data: a little is stored at once, more starts on its way."""
-        if not file.runs:
+        if not file.runs and not file.cutting:
             return
         if file.flights or file.runs.nbytes > INLINE_BYTES or self._pipeline.error is not None:
             self._send(file)
@@ -434,7 +441,7 @@ class Files:
         except (FusegwError, OSError):
             self._pipeline.submit(job)
 
-    def _merge(self, file: _File, change: Change, placed: Placed) -> None:
+    def _merge(self, file: File, change: Change, placed: Placed) -> None:
         """The oldest flight has arrived."""
         flight = file.flights.pop(0)
         try:
@@ -444,20 +451,20 @@ class Files:
             raise
         self._landed(file, flight.job)
 
-    def _lost(self, file: _File, error: FusegwError) -> None:
+    def _lost(self, file: File, error: FusegwError) -> None:
         """The oldest flight will never arrive."""
         flight = file.flights.pop(0)
         for part in flight.job.ranges:
             self._losses.add(file.ino, part.offset, part.offset + len(part.data), error)
         self._landed(file, flight.job)
 
-    def _landed(self, file: _File, job: Job) -> None:
+    def _landed(self, file: File, job: Job) -> None:
         self._pressure.release(job.nbytes - job.claimed)
         self._usage.settled(file.ino, self.unsettled_bytes(file.ino))
         self._let_go(file)
 
     def _enter(
-        self, file: _File, ranges: list[Range], clip: int, since: float, change: Change, placed: Placed
+        self, file: File, ranges: list[Range], clip: int, since: float, change: Change, placed: Placed
     ) -> None:
         before = change.get(INODE, file.ino)
         if before is None:
@@ -475,7 +482,7 @@ class Files:
             row = self._settle(change, file, row)
         self._usage.moved(change, before, row)
 
-    def _settle(self, change: Change, file: _File, row: Inode) -> Inode:
+    def _settle(self, change: Change, file: File, row: Inode) -> Inode:
         inode = self._inodes.get(file.ino)
         assert inode is not None
         row = extents.extend(change, row, inode.size)

@@ -83,18 +83,10 @@ class Runs:
             self.nbytes -= len(run.data)
             runs.pop()
 
-    def split_front(self, run: Run, length: int) -> Run:
-        """Take the first `length` bytes of `run` out, as a run of their own."""
-        tail = run.data[length:]
-        front = Run(run.start, run.data)
-        del front.data[length:]
-        self.nbytes -= length
-        if tail:
-            run.start += length
-            run.data = tail
-        else:
-            self._runs.remove(run)
-        return front
+    def remove(self, run: Run) -> None:
+        """Take one of the runs out."""
+        self._runs.remove(run)
+        self.nbytes -= len(run.data)
 
     def take(self) -> list[Run]:
         """All runs; none is left."""
