@@ -1,0 +1,58 @@
+"""How long a small file takes to be made, alone and while a large one is being copied beside it."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from fusegw.errors import Unavailable
+from scripts.benchlib import machine
+from scripts.benchlib.contender import Measured
+from scripts.benchlib.machine import Stopwatch
+
+SMALL_BYTES = 2 << 10
+_ALONE = 1000
+"""Files made while nothing else is written."""
+_PERCENT = 99
+
+
+def compare(directory: Path, stream: Path) -> Measured:
+    """How many times as long as alone it takes while `stream` is copied into `directory`: the time within
+    which `_PERCENT` of 100 files are made, one after the other: opened, written and closed.
+    """
+    folder = directory / "created"
+    folder.mkdir()
+    machine.warm(stream)
+    machine.settle()
+    alone = percentile(_make(folder / "alone", lambda made: made < _ALONE), _PERCENT)
+    copy = subprocess.Popen(["cp", stream, directory / "stream"], stdin=subprocess.DEVNULL)
+    try:
+        busy = percentile(_make(folder / "busy", lambda made: copy.poll() is None or not made), _PERCENT)
+    finally:
+        copy.kill()
+        copy.wait()
+    if copy.returncode:
+        raise Unavailable(f"cp of {stream} into {directory} ended with status {copy.returncode}")
+    return Measured(busy / alone, {"alone": alone, "beside": busy})
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """The smallest of `values` that so many of 100 are not above."""
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
+
+
+def _make(folder: Path, goes_on: Callable[[int], bool]) -> list[float]:
+    """Seconds for each file made in a new `folder` while `goes_on`, which gets how many there are."""
+    folder.mkdir()
+    taken: list[float] = []
+    for number in count():
+        if not goes_on(number):
+            return taken
+        content = os.urandom(SMALL_BYTES)
+        with Stopwatch() as watch:
+            descriptor = os.open(folder / f"{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(descriptor, content)
+            os.close(descriptor)
+        taken.append(watch.seconds)
+    raise AssertionError("count has no end")
