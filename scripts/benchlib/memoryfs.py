@@ -1,6 +1,6 @@
 """A file system in memory on pyfuse3's own loop: `memoryfs MOUNTPOINT`, until it is unmounted or killed.
 
-It has what cp, rsync, find and rm ask for, and nothing is kept. Names and attributes are valid for as long as
+It has what cp, rsync and rm ask for, and nothing is kept. Names and attributes are valid for as long as
 fusegw's are, so the kernel asks for the same.
 """
 
@@ -129,7 +129,8 @@ class MemoryFs(pyfuse3.Operations):
         self._nodes[parent_new].children[name_new] = node
 
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._child(parent, name)
+        """Nobody has it open here."""
+        self._child(parent, name).data.clear()
         del self._nodes[parent].children[name]
 
     async def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
@@ -151,7 +152,7 @@ class MemoryFs(pyfuse3.Operations):
         self._listed.pop(fh, None)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Nothing is given back: the process does not live long."""
+        """Numbers are not given back: the process does not live long."""
 
     async def flush(self, fh: int) -> None:
         pass

@@ -17,7 +17,7 @@ from fusegw.keys import VolumeKeys
 from fusegw.packs.compress import decompress
 from fusegw.packs.format import HEADER_SIZE, TRAILER_SIZE, Entry, PackCipher, decode_header, decode_trailer
 from scripts.benchlib import creating, fio, machine
-from scripts.benchlib.contender import Figures, Participant, Reference, Timed, read_twice
+from scripts.benchlib.contender import Figures, Participant, Reference, Timed, read_again
 from scripts.benchlib.corpus import Corpus
 from scripts.benchlib.gateway import Gateway
 from scripts.benchlib.machine import Stopwatch
@@ -141,7 +141,7 @@ class Disk(Reference):
 
     def measure(self, workloads: tuple[str, ...], corpus: Corpus) -> Figures:
         if "reread" in workloads:
-            return {"reread": read_twice(corpus.day1)}
+            return {"reread": read_again(corpus.day1)}
         if "create-busy" in workloads:
             return {"create-busy": creating.compare(self.directory, corpus.other())}
         for case in fio.CASES:
