@@ -7,7 +7,7 @@ such program: it shows what the machine can do in the place of one.
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,7 +39,7 @@ class Measured(msgspec.Struct, frozen=True):
     parts: dict[str, float] = {}
 
 
-Figures = dict[str, Timed | Measured | float | None]
+Figures = Mapping[str, Timed | Measured | float | None]
 """By workload: work done in a time, another figure, or None where somebody has nothing like it."""
 
 

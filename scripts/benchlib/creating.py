@@ -15,6 +15,9 @@ SMALL_BYTES = 2 << 10
 _ALONE = 1000
 """Files made while nothing else is written."""
 _PERCENT = 99
+_STEPS = ("open", "write", "close")
+_Seconds = tuple[float, float, float]
+"""Of each step with one file."""
 
 
 def compare(directory: Path, stream: Path) -> Measured:
@@ -25,16 +28,19 @@ def compare(directory: Path, stream: Path) -> Measured:
     folder.mkdir()
     machine.warm(stream)
     machine.settle()
-    alone = percentile(_make(folder / "alone", lambda made: made < _ALONE), _PERCENT)
+    alone = _make(folder / "alone", lambda made: made < _ALONE)
     copy = subprocess.Popen(["cp", stream, directory / "stream"], stdin=subprocess.DEVNULL)
     try:
-        busy = percentile(_make(folder / "busy", lambda made: copy.poll() is None or not made), _PERCENT)
+        beside = _make(folder / "beside", lambda made: copy.poll() is None or not made)
     finally:
         copy.kill()
         copy.wait()
     if copy.returncode:
         raise Unavailable(f"cp of {stream} into {directory} ended with status {copy.returncode}")
-    return Measured(busy / alone, {"alone": alone, "beside": busy})
+    parts = {"alone": _whole(alone), "beside": _whole(beside)}
+    for number, step in enumerate(_STEPS):
+        parts[f"beside: {step}"] = percentile([taken[number] for taken in beside], _PERCENT)
+    return Measured(parts["beside"] / parts["alone"], parts)
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -42,17 +48,23 @@ def percentile(values: list[float], percent: int) -> float:
     return sorted(values)[-(-len(values) * percent // 100) - 1]
 
 
-def _make(folder: Path, goes_on: Callable[[int], bool]) -> list[float]:
-    """Seconds for each file made in a new `folder` while `goes_on`, which gets how many there are."""
+def _whole(files: list[_Seconds]) -> float:
+    return percentile([sum(taken) for taken in files], _PERCENT)
+
+
+def _make(folder: Path, goes_on: Callable[[int], bool]) -> list[_Seconds]:
+    """For each file made in a new `folder` while `goes_on`, which gets how many there are."""
     folder.mkdir()
-    taken: list[float] = []
+    files: list[_Seconds] = []
     for number in count():
         if not goes_on(number):
-            return taken
+            return files
         content = os.urandom(SMALL_BYTES)
-        with Stopwatch() as watch:
+        with Stopwatch() as opening:
             descriptor = os.open(folder / f"{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with Stopwatch() as writing:
             os.write(descriptor, content)
+        with Stopwatch() as closing:
             os.close(descriptor)
-        taken.append(watch.seconds)
+        files.append((opening.seconds, writing.seconds, closing.seconds))
     raise AssertionError("count has no end")

@@ -61,5 +61,5 @@ def _throttled(inner: ObjectStore, **bounds: Any) -> ThrottledStore:
 
 
 if __name__ == "__main__":
-    fusegw.store.ThrottledStore = _throttled  # type: ignore[misc, assignment]
+    vars(fusegw.store)["ThrottledStore"] = _throttled
     sys.exit(main())

@@ -149,5 +149,5 @@ class Disk(Reference):
                 plan = fio.Plan.of(corpus.day1.stat().st_size)
                 fio.lay_out(self.directory / "fio", plan.size_bytes)
                 machine.settle()
-                return {**fio.run(case, self.directory / "fio", plan)}
+                return fio.run(case, self.directory / "fio", plan)
         return {}
