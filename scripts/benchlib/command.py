@@ -16,23 +16,41 @@ from fusegw.cli import output
 from fusegw.errors import FusegwError, Invalid
 from fusegw.sizes import parse_size
 from scripts.benchlib import machine, report, stores
-from scripts.benchlib.contender import Contender
+from scripts.benchlib.contender import Participant, Reference
 from scripts.benchlib.corpus import Recipe, provide
 from scripts.benchlib.gateway import Gateway
+from scripts.benchlib.memory import Memory
 from scripts.benchlib.rclone import Rclone
+from scripts.benchlib.references import Disk, Parallel, TwoThreads
 from scripts.benchlib.repositories import Borg, Restic
-from scripts.benchlib.results import Sample, rows
+from scripts.benchlib.results import STORES, Sample, rows
 from scripts.benchlib.schedule import run_rounds, uninterrupted
 from scripts.benchlib.shares import PLACES, SHARE_ACTS, SHARE_WORKLOADS, ShareOnDisk
-from scripts.benchlib.workloads import WORKLOADS, chosen_acts
+from scripts.benchlib.workloads import COSTLY, WORKLOADS, chosen_acts
 
 SHARES = [workload.name for workload in SHARE_WORKLOADS]
 KNOWN = (*WORKLOADS, *SHARE_WORKLOADS)
-PEERS: dict[str, type[Contender]] = {"restic": Restic, "borg": Borg, "rclone": Rclone}
+GROUPS = {
+    "shares": SHARES,
+    "fio": [workload.name for workload in WORKLOADS if workload.name.startswith("fio-")],
+}
+"""Names for several workloads."""
+ALL = [workload.name for workload in WORKLOADS]
+USUAL = [name for name in ALL if name not in COSTLY]
+PEERS: dict[str, type[Participant]] = {"restic": Restic, "borg": Borg, "rclone": Rclone}
+REFERENCES: dict[str, type[Reference]] = {
+    "two-threads": TwoThreads,
+    "boto3": Parallel,
+    "ext4": Disk,
+    "memory": Memory,
+}
+OTHERS: dict[str, type[Participant]] = {**PEERS, **REFERENCES}
 FILES = 11_500
 DATA_DIRECTORY = "fusegw-bench-data"
 _DATA_ROOM = 3.5
 """Both days, a restored file and the tree, in multiples of the large file."""
+_COSTLY_ROOM = 5.0
+"""One more file, and what fusegw keeps of that and of fio's writes, in cache and store."""
 EXIT_INTERRUPTED = 130
 _COUNT = click.IntRange(min=1)
 _option = partial(click.option, show_default=True)
@@ -49,20 +67,27 @@ class Choice(msgspec.Struct, frozen=True):
     store: str
 
     @property
-    def contenders(self) -> list[type[Contender]]:
-        """fusegw and the peers that are there and can use the store."""
+    def contenders(self) -> list[type[Participant]]:
+        """fusegw and the others that are there and can use the store."""
         return [kind for kind in self.asked if self.store in kind.stores and kind.version() is not None]
 
     @property
-    def asked(self) -> list[type[Contender]]:
-        """fusegw and every peer named, there or not."""
-        return [Gateway, *(PEERS[name] for name in self.peers)]
+    def asked(self) -> list[type[Participant]]:
+        """fusegw and everybody named, there or not; a reference only with a workload for it."""
+        others = (OTHERS[name] for name in self.peers)
+        return [Gateway, *(kind for kind in others if self._has_work(kind))]
+
+    def _has_work(self, kind: type[Participant]) -> bool:
+        if not issubclass(kind, Reference):
+            return True
+        return self.store in kind.stores and not set(kind.workloads).isdisjoint(self.main)
 
     @property
     def needed_bytes(self) -> int:
         """Room on the disk, at most."""
         kinds = [*(self.contenders if self.main else ()), *(PLACES if self.shares else ())]
-        return int(self.size_bytes * (_DATA_ROOM + sum(kind.room for kind in kinds)))
+        more = 0.0 if set(COSTLY).isdisjoint(self.main) else _COSTLY_ROOM
+        return int(self.size_bytes * (_DATA_ROOM + more + sum(kind.room for kind in kinds)))
 
     @property
     def main(self) -> list[str]:
@@ -81,6 +106,15 @@ class Choice(msgspec.Struct, frozen=True):
         return {kind.name: kind.version() for kind in kinds}
 
 
+def selection(text: str | None, *, everything: bool) -> list[str]:
+    """The workloads that `--only` and `--all` choose, in their own order. Invalid names what there is not."""
+    if text is None:
+        return ALL if everything else USUAL
+    names = ",".join(",".join(GROUPS.get(name.strip(), [name])) for name in text.split(","))
+    chosen = names_of(names, [workload.name for workload in KNOWN], "workload")
+    return [workload.name for workload in KNOWN if workload.name in {*chosen, *(ALL if everything else ())}]
+
+
 def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
     """The names in a list with commas, in their own order; Invalid for one that is not `known`."""
     wanted = [name.strip() for name in text.split(",") if name.strip()]
@@ -94,16 +128,19 @@ def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
 @_option("--size", default="1G", help="Length of the large file.")
 @_option("--files", default=FILES, type=_COUNT, help="Small files.")
 @_option("--rounds", default=3, type=_COUNT, help="Times everything is done.")
-@_option(
+@click.option(
     "--only",
-    default=",".join(workload.name for workload in WORKLOADS),
-    help=f"Workloads to report; also {', '.join(SHARES)}, or shares for all of these.",
+    metavar="NAMES",
+    help=f"Workloads to report, with commas: see --list; {' and '.join(GROUPS)} stand for several.  "
+    f"[default: all but shares and {', '.join(COSTLY[:2])}, fio]",
 )
-@_option("--peers", default=",".join(PEERS), help="Whom to compare with; '' for nobody.")
+@click.option("--all", "everything", is_flag=True, help="All workloads but those through shares.")
+@click.option("--list", "listing", is_flag=True, help="List the workloads and their targets, and do nothing.")
+@_option("--peers", default=",".join(OTHERS), help="Whom to compare with; '' for nobody.")
 @_option(
     "--store",
-    default="directory",
-    type=click.Choice(["directory", "s3"]),
+    default=STORES[0],
+    type=click.Choice(STORES),
     help="Where data goes: s3 starts a Ceph RADOS Gateway by scripts/rgw.",
 )
 @click.option(
@@ -114,13 +151,25 @@ def names_of(text: str, known: Sequence[str], what: str) -> list[str]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all samples.")
 def bench(
-    size: str, files: int, rounds: int, only: str, peers: str, store: str, keep: Path | None, as_json: bool
+    size: str,
+    files: int,
+    rounds: int,
+    only: str | None,
+    everything: bool,
+    listing: bool,
+    peers: str,
+    store: str,
+    keep: Path | None,
+    as_json: bool,
 ) -> None:
     """Run fusegw and other programs on the same work, in turns, and compare.
 
-    Prints medians over the rounds, in brackets how many times faster (larger, for sizes) fusegw is, and the
-    targets. Peers that are not installed are left out. As root page caches are dropped before reads.
+    Prints medians over the rounds, in brackets fusegw's figure by that one, and the targets. Peers that are
+    not installed are left out. As root page caches are dropped before reads.
     """
+    if listing:
+        report.print_workloads(KNOWN)
+        return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -128,12 +177,8 @@ def bench(
             parse_size(size),
             files,
             rounds,
-            names_of(
-                ",".join(",".join(SHARES) if name.strip() == "shares" else name for name in only.split(",")),
-                [workload.name for workload in KNOWN],
-                "workload",
-            ),
-            names_of(peers, list(PEERS), "peer"),
+            selection(only, everything=everything),
+            names_of(peers, list(OTHERS), "peer"),
             store,
         )
         samples: list[Sample] = []
@@ -203,12 +248,13 @@ def _directories(choice: Choice, keep: Path | None) -> Iterator[tuple[Path, Path
 
 
 def _print(choice: Choice, samples: list[Sample], *, as_json: bool) -> None:
-    table = rows([workload for workload in KNOWN if workload.name in choice.only], samples)
+    table = rows([workload for workload in KNOWN if workload.name in choice.only], samples, choice.store)
     versions = choice.participants
     if as_json:
         output.print_json(report.document(table, samples, versions, msgspec.to_builtins(choice)))
     else:
-        report.print_table(table, versions)
+        references = [kind.name for kind in REFERENCES.values() if kind.name in versions]
+        report.print_table(table, versions, references)
 
 
 def _say(text: str) -> None:

@@ -26,6 +26,7 @@ EDIT_BYTES_MAX = 64 << 10
 SMALL_BYTES_MAX = 256 << 10
 """Larger files are left out of the tree."""
 _STEP_BYTES = 1 << 20
+_OTHER = bytes(number ^ 0xA5 for number in range(256))
 _LAYOUT = 1
 """Raised when data made by an older version must not be used again."""
 
@@ -64,6 +65,17 @@ class Corpus(msgspec.Struct, frozen=True):
     @property
     def tree(self) -> Path:
         return self.directory / "tree"
+
+    def other(self) -> Path:
+        """As long as day 1 and as compressible, but nothing of it is in there; made when it is needed."""
+        other = self.directory / "day1-other"
+        if not other.exists():
+            new = other.with_suffix(".new")
+            with self.day1.open("rb") as source, new.open("wb") as out:
+                while piece := source.read(_STEP_BYTES):
+                    out.write(piece.translate(_OTHER))
+            new.rename(other)
+        return other
 
 
 class Edit(msgspec.Struct, frozen=True):

@@ -1,19 +1,39 @@
 """fusegw itself, by its commands and with its defaults, as an operator would run it."""
 
 import contextlib
+import inspect
 import os
 import select
 import signal
 import sys
+from pathlib import Path
 
 from fusegw import __version__
-from fusegw.config import VolumePaths
+from fusegw.clock import SystemClock
+from fusegw.config import Tuning, VolumePaths
 from fusegw.daemon.lock import present_holder
-from scripts.benchlib import machine
-from scripts.benchlib.contender import MountContender
-from scripts.benchlib.stores import ROOT, BucketStore, DirectoryStore
+from fusegw.keys import Secret, VolumeKeys
+from fusegw.keys.volume import VOLUME_OBJECT, read_volume, unlock
+from fusegw.store.memory import MemoryStore
+from fusegw.vfs.files import Files
+from fusegw.vfs.reading import DECODED_BYTES_MAX
+from scripts.benchlib import creating, fio, machine
+from scripts.benchlib.contender import Figures, Measured, MountContender, Timed
+from scripts.benchlib.distant import ROUND_TRIP_S
+from scripts.benchlib.machine import Stopwatch
+from scripts.benchlib.stores import ROOT, BucketStore, DirectoryStore, Store
 
 VOLUME = "bench"
+PASSPHRASE = "the benchmark's own passphrase"
+_PROGRAM, _FAR = "fusegw.cli.main", "scripts.benchlib.distant"
+
+
+def buffers_bytes(tuning: Tuning = Tuning()) -> int:
+    """What a gateway with one volume may hold in memory by its settings: packs on their way to the store,
+    written data that is in no pack yet, chunks kept decoded, and those read ahead."""
+    written: int = inspect.signature(Files).parameters["memory_max_bytes"].default
+    uploads = tuning.upload_parallelism * tuning.pack_size_bytes
+    return uploads + written + DECODED_BYTES_MAX + tuning.read_ahead_bytes
 
 
 class Gateway(MountContender):
@@ -21,6 +41,11 @@ class Gateway(MountContender):
 
     name = "fusegw"
     room = 4.0
+
+    def __init__(self, directory: Path, store: Store) -> None:
+        super().__init__(directory, store)
+        self.packs: list[str] = []
+        """Keys of those with the first file that was stored."""
 
     @classmethod
     def version(cls) -> str:
@@ -30,7 +55,7 @@ class Gateway(MountContender):
         super().begin()
         passphrase = self.directory / "passphrase"
         passphrase.touch(0o600)
-        passphrase.write_text("the benchmark's own passphrase\n")
+        passphrase.write_text(f"{PASSPHRASE}\n")
         (self.directory / "config.toml").write_text(self.configuration())  # the host's own is not read
         self._command("init", VOLUME, *self._place(), "--recovery-key-file", self.directory / "recovery-key")
         self.mount()
@@ -44,6 +69,7 @@ class Gateway(MountContender):
 
     def unmount(self) -> None:
         if machine.is_mounted(self.root):
+            self.note_memory()
             self._command("umount", VOLUME)
 
     def barrier(self) -> None:
@@ -54,12 +80,51 @@ class Gateway(MountContender):
         self.mount()
         self._command("cache", "drop", VOLUME)
 
-    def kill(self) -> None:
+    def store_file(self, file: Path) -> Timed:
+        timed = super().store_file(file)
+        self.packs = self.packs or [key for key in self.store.names() if key.startswith("packs/")]
+        return timed
+
+    def round_trips(self, file: Path) -> Measured:
+        self.unmount()
+        self._command("mount", VOLUME, self.root, program=_FAR)
+        self._command("cache", "drop", VOLUME)
+        machine.forget_pages()
+        with Stopwatch() as watch, (self.root / file.name).open("rb", buffering=0) as reader:
+            reader.read(1)
+        self.unmount()
+        self.mount()
+        return Measured(watch.seconds // ROUND_TRIP_S, {"first byte": watch.seconds})
+
+    def create_beside(self, stream: Path) -> Measured:
+        self.barrier()
+        return creating.compare(self.root, stream)
+
+    def random_access(self, case: fio.Case, plan: fio.Plan) -> Figures:
+        if not fio.installed():
+            return {}
+        fio.lay_out(self.root / "fio", plan.size_bytes)
+        self.barrier()
+        return fio.run(case, self.root / "fio", plan)
+
+    def keys(self) -> VolumeKeys:
+        """What opens its packs."""
+        copy = MemoryStore(clock=SystemClock())
+        for key in self.store.names():
+            if key == VOLUME_OBJECT or key.startswith("keys/"):
+                copy.put(key, self.store.read(key))
+        return unlock(read_volume(copy), Secret.passphrase(PASSPHRASE)).keys
+
+    def process_id(self) -> int | None:
         holder = present_holder(VolumePaths(self.directory / "state", VOLUME))
-        if holder is None:
+        return None if holder is None else holder.pid
+
+    def kill(self) -> None:
+        process_id = self.process_id()
+        if process_id is None:
             return
         try:
-            process = os.pidfd_open(holder.pid)
+            process = os.pidfd_open(process_id)
         except ProcessLookupError:
             return
         try:
@@ -76,7 +141,7 @@ class Gateway(MountContender):
             case BucketStore(endpoint=endpoint, url=url):
                 return ("--store", url, "--endpoint-url", endpoint)
 
-    def _command(self, *arguments: object) -> str:
+    def _command(self, *arguments: object, program: str = _PROGRAM) -> str:
         environment = machine.clean_environment() | {
             "FUSEGW_CONFIG": str(self.directory / "config.toml"),
             "FUSEGW_STATE_DIR": str(self.directory / "state"),
@@ -85,5 +150,5 @@ class Gateway(MountContender):
         }
         environment |= self.store.environment
         return machine.run(
-            [sys.executable, "-m", "fusegw.cli.main", *arguments], environment=environment, directory=ROOT
+            [sys.executable, "-m", program, *arguments], environment=environment, directory=ROOT
         )

@@ -121,6 +121,15 @@ def read_through(file: Path) -> int:
     return total
 
 
+def peak_memory_bytes(process: int) -> int:
+    """The most that the process ever had resident; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def expect_same(original: Path, copy: Path) -> None:
     """Corrupt when the two differ: the speed of wrong bytes means nothing."""
     filecmp.clear_cache()

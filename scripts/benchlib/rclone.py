@@ -63,6 +63,7 @@ class Rclone(MountContender):
     def unmount(self) -> None:
         if self._process is not None:
             self.barrier()
+            self.note_memory()
             self.kill()
             machine.detach(self.root)
 
@@ -73,6 +74,9 @@ class Rclone(MountContender):
         self.unmount()
         rmtree(self._cache)
         self.mount()
+
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def kill(self) -> None:
         if self._process is not None:

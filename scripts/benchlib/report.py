@@ -3,16 +3,18 @@
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from fusegw.cli import output
-from scripts.benchlib.results import SUBJECT, Row, Sample, Verdict, Workload
+from scripts.benchlib.results import SUBJECT, Row, Sample, Target, Verdict, Workload
 
 NOT_INSTALLED = "not installed"
 _NOTHING = "–"
+_WHOLE = 20
+"""From here on a figure is shown without a decimal."""
 
 
 def host() -> dict[str, Any]:
@@ -26,24 +28,44 @@ def host() -> dict[str, Any]:
 
 def print_progress(sample: Sample, workload: Workload, rounds: int) -> None:
     """One line on standard error."""
-    parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sample.parts.items())
+    parts = ", ".join(f"{name} {span(seconds)}" for name, seconds in sample.parts.items())
     line = f"round {sample.round}/{rounds}  {workload.title}: {sample.contender} "
-    line += f"{_number(workload, sample.figure)} {workload.unit}" + (f" ({parts})" if parts else "")
+    line += f"{_figure(workload, sample.figure)} {workload.unit}" + (f" ({parts})" if parts else "")
     print(line, file=sys.stderr, flush=True)
 
 
-def print_table(rows: Sequence[Row], versions: Mapping[str, str | None]) -> None:
-    """Medians, ratios fusegw / peer in brackets, targets; `versions` is None for what is not installed."""
-    titles = [f"{name} {version or NOT_INSTALLED}" for name, version in versions.items()]
+def print_table(
+    rows: Sequence[Row], versions: Mapping[str, str | None], references: Collection[str] = ()
+) -> None:
+    """Medians, ratios fusegw / peer in brackets, targets; `versions` is None for what is not installed.
+
+    A program has a column; `references`, each measured for a few workloads only, share one.
+    """
+    programs = {name: version for name, version in versions.items() if name not in references}
+    titles = [f"{name} {version or NOT_INSTALLED}" for name, version in programs.items()]
+    aside = ["reference"] if references else []
     body = [
         [
             f"{row.workload.title}, {row.workload.unit}",
-            *(_cell(row, name) for name in versions),
-            verdict_text(row.verdict, less_is_better=row.workload.less_is_better),
+            *(_cell(row, name) for name in programs),
+            *(
+                "\n".join(f"{name} {_cell(row, name)}" for name in references if name in row.medians)
+                for _ in aside
+            ),
+            "\n".join(verdict_text(row.workload, verdict) for verdict in row.verdicts),
         ]
         for row in rows
     ]
-    output.print_table(["", *titles, "target"], body)
+    output.print_table(["", *titles, *aside, "target"], body)
+
+
+def print_workloads(workloads: Sequence[Workload]) -> None:
+    """What there is to choose from."""
+    body = [
+        [one.name, f"{one.title}, {one.unit}", "\n".join(_wanted(one, target) for target in one.targets)]
+        for one in workloads
+    ]
+    output.print_table(["name", "what is measured", "target"], body)
 
 
 def document(
@@ -52,7 +74,7 @@ def document(
     versions: Mapping[str, str | None],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the table says, every sample, and what the run was like; figures in bytes, or units per second."""
+    """What the table says, every sample, and what the run was like; figures are those of `Sample`."""
     return {
         "parameters": parameters,
         "host": host(),
@@ -62,25 +84,40 @@ def document(
     }
 
 
-def verdict_text(verdict: Verdict | None, *, less_is_better: bool) -> str:
-    """ "≥ 1.3 × borg: PASS (1.42)" or "≥ 1.3 × borg: short (0.91)"."""
-    if verdict is None:
-        return ""
-    target = verdict.target
-    wanted = f"{'≤' if less_is_better else '≥'} {target.factor:.1f} × {target.peer}"
-    if verdict.ratio is None:
+def verdict_text(workload: Workload, verdict: Verdict) -> str:
+    """ "≥ 1.3 × borg: PASS (1.42)", "≥ 1.3 × borg: short (0.91)", "≥ 1,000 files/s: not measured"."""
+    wanted = _wanted(workload, verdict.target)
+    if verdict.reached is None:
         return f"{wanted}: not measured"
-    return f"{wanted}: {'PASS' if verdict.met else 'short'} ({verdict.ratio:.2f})"
+    reached = f"{verdict.reached:.2f}" if verdict.target.peer else number(verdict.reached)
+    return f"{wanted}: {'PASS' if verdict.met else 'short'} ({reached})"
+
+
+def number(value: float) -> str:
+    """ "12,345", "20", "19.9"."""
+    return f"{value:,.0f}" if value >= _WHOLE else f"{value:.1f}"
+
+
+def span(seconds: float) -> str:
+    """ "1.2 s", "3.4 ms"."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _wanted(workload: Workload, target: Target) -> str:
+    sign = "≤" if workload.less_is_better else "≥"
+    if target.peer is None:
+        return f"{sign} {target.limit:,.0f} {workload.unit}"
+    return f"{sign} {target.limit:.1f} × {target.peer}"
 
 
 def _cell(row: Row, contender: str) -> str:
     figure = row.medians.get(contender)
     if figure is None:
         return _NOTHING
-    text = _number(row.workload, figure)
+    text = _figure(row.workload, figure)
     ratio = row.ratios.get(contender)
     return text if contender == SUBJECT or ratio is None else f"{text} (×{ratio:.2f})"
 
 
-def _number(workload: Workload, figure: float) -> str:
-    return f"{figure / workload.scale:,.0f}"
+def _figure(workload: Workload, figure: float) -> str:
+    return number(figure / workload.scale)

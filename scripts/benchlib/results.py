@@ -1,8 +1,8 @@
 """From samples to what is reported: medians, ratios and whether a target is met. No I/O.
 
 A ratio is the median over the rounds of fusegw's figure divided by the peer's figure of the same round: what
-else the machine does in a round then bears on both. Figures are bytes, files or entries per second, or bytes
-for sizes.
+else the machine does in a round then bears on both. Figures are bytes, files or entries per second for what
+takes time; else bytes, seconds or numbers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,10 +11,12 @@ from statistics import median
 import msgspec
 
 SUBJECT = "fusegw"
+STORES = ("directory", "s3")
+"""The kinds of store that a run can put its data into."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One figure. `seconds` is 0 for a size; `parts` are the seconds of its parts, where they are known."""
+    """One figure. `seconds` is 0 for what is no rate; `parts` are the seconds it was made from, if known."""
 
     workload: str
     contender: str
@@ -25,10 +27,12 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """fusegw's figure must be at least (a size: at most) `factor` times the peer's."""
+    """fusegw's figure must be at least (where less is better: at most) `limit` times the figure of `peer`, or
+    without a peer `limit` itself, in the workload's unit. It counts on `stores` of these kinds."""
 
-    peer: str
-    factor: float
+    limit: float
+    peer: str | None = None
+    stores: tuple[str, ...] = STORES
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -39,33 +43,38 @@ class Workload(msgspec.Struct, frozen=True):
     unit: str
     scale: float = 1.0
     less_is_better: bool = False
-    target: Target | None = None
+    targets: tuple[Target, ...] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A target and how near fusegw came; `met` and `ratio` are None when the peer was not measured."""
+    """A target and what fusegw reached: a ratio, or without a peer a figure in the workload's unit.
+
+    `reached` and `met` are None when it, or the peer, was not measured.
+    """
 
     target: Target
-    ratio: float | None
+    reached: float | None
     met: bool | None
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One workload: median figure by contender, ratio fusegw / peer by peer."""
+    """One workload: median figure by contender, ratio fusegw / peer by peer, a verdict for each target."""
 
     workload: Workload
     medians: dict[str, float]
     ratios: dict[str, float]
-    verdict: Verdict | None
+    verdicts: tuple[Verdict, ...]
 
 
-def rows(workloads: Sequence[Workload], samples: Iterable[Sample]) -> list[Row]:
-    """One row per workload, in their order, empty for what has no samples."""
+def rows(workloads: Sequence[Workload], samples: Iterable[Sample], store: str = STORES[0]) -> list[Row]:
+    """One row per workload, in their order, empty for what has no samples; with the targets for `store`."""
     collected = list(samples)
-    return [_row(workload, [s for s in collected if s.workload == workload.name]) for workload in workloads]
+    return [
+        _row(workload, [s for s in collected if s.workload == workload.name], store) for workload in workloads
+    ]
 
 
-def _row(workload: Workload, samples: Sequence[Sample]) -> Row:
+def _row(workload: Workload, samples: Sequence[Sample], store: str) -> Row:
     figures: dict[str, dict[int, float]] = {}
     for sample in samples:
         figures.setdefault(sample.contender, {})[sample.round] = sample.figure
@@ -73,18 +82,23 @@ def _row(workload: Workload, samples: Sequence[Sample]) -> Row:
     ratios = {}
     for peer, theirs in figures.items():
         both = own.keys() & theirs.keys()
-        if peer != SUBJECT and both:
+        if peer != SUBJECT and both and all(theirs[number] for number in both):
             ratios[peer] = median(own[number] / theirs[number] for number in both)
     medians = {name: median(by_round.values()) for name, by_round in figures.items()}
-    return Row(workload, medians, ratios, _verdict(workload, ratios))
+    verdicts = (
+        _verdict(workload, target, medians, ratios) for target in workload.targets if store in target.stores
+    )
+    return Row(workload, medians, ratios, tuple(verdicts))
 
 
-def _verdict(workload: Workload, ratios: dict[str, float]) -> Verdict | None:
-    target = workload.target
-    if target is None:
-        return None
-    ratio = ratios.get(target.peer)
-    if ratio is None:
+def _verdict(
+    workload: Workload, target: Target, medians: dict[str, float], ratios: dict[str, float]
+) -> Verdict:
+    if target.peer is not None:
+        reached = ratios.get(target.peer)
+    else:
+        reached = medians[SUBJECT] / workload.scale if SUBJECT in medians else None
+    if reached is None:
         return Verdict(target, None, None)
-    met = ratio <= target.factor if workload.less_is_better else ratio >= target.factor
-    return Verdict(target, ratio, met)
+    met = reached <= target.limit if workload.less_is_better else reached >= target.limit
+    return Verdict(target, reached, met)

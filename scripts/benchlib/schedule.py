@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scripts.benchlib.contender import Participant, Timed
+from scripts.benchlib.contender import Measured, Participant, Reference, Timed
 from scripts.benchlib.corpus import Corpus
 from scripts.benchlib.results import Sample
 from scripts.benchlib.stores import Stores
@@ -37,6 +37,8 @@ def run_rounds(
                 cleanup.callback(_end, contender)
                 contender.begin()
                 running.append(contender)
+            for contender in running:
+                contender.meet(running)
             for act in acts:
                 for contender in running:
                     for sample in _samples(act, contender, corpus, number):
@@ -44,10 +46,16 @@ def run_rounds(
 
 
 def _samples(act: Act, contender: Participant, corpus: Corpus, number: int) -> Iterator[Sample]:
-    for workload, figure in act.perform(contender, corpus).items():
+    if isinstance(contender, Reference):
+        figures = contender.measure(act.workloads, corpus)
+    else:
+        figures = act.perform(contender, corpus)
+    for workload, figure in figures.items():
         if isinstance(figure, Timed):
             rate = figure.amount / figure.seconds
             yield Sample(workload, contender.name, number, rate, figure.seconds, figure.parts)
+        elif isinstance(figure, Measured):
+            yield Sample(workload, contender.name, number, figure.figure, parts=figure.parts)
         elif figure is not None:
             yield Sample(workload, contender.name, number, figure)
 

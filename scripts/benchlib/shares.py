@@ -27,21 +27,20 @@ from scripts.benchlib.workloads import Act
 USER, PASSWORD = "bench", "the benchmark's own password"
 UID = 20000
 _MB = 1e6
-_TARGET = Target("FUSE mount", 0.8)
+_TARGETS = (Target(0.8, "FUSE mount"),)
 _FEW = 1000
 """Small files that are put and fetched; their number is part of no ratio."""
 _UNFIT = frozenset('<>:"\\|?*')
 """Not in names on a share of SMB."""
-_OTHER = bytes(number ^ 0xA5 for number in range(256))
 Protocol = Literal["smb", "nfs"]
 
 SHARE_WORKLOADS = (
-    Workload("smb-put", "put through SMB", "MB/s", _MB, target=_TARGET),
-    Workload("smb-get", "get through SMB", "MB/s", _MB, target=_TARGET),
+    Workload("smb-put", "put through SMB", "MB/s", _MB, targets=_TARGETS),
+    Workload("smb-get", "get through SMB", "MB/s", _MB, targets=_TARGETS),
     Workload("smb-files-put", "small files put through SMB", "files/s"),
     Workload("smb-files-get", "small files got through SMB", "files/s"),
-    Workload("nfs-put", "put through NFS", "MB/s", _MB, target=_TARGET),
-    Workload("nfs-get", "get through NFS", "MB/s", _MB, target=_TARGET),
+    Workload("nfs-put", "put through NFS", "MB/s", _MB, targets=_TARGETS),
+    Workload("nfs-get", "get through NFS", "MB/s", _MB, targets=_TARGETS),
 )
 
 
@@ -286,15 +285,7 @@ def _count(tree: Path) -> int:
 
 def _file(protocol: Protocol, corpus: Corpus) -> Path:
     """Another one for NFS, of which nothing is stored already."""
-    if protocol == "smb":
-        return corpus.day1
-    other = corpus.directory / "day1-other"
-    if not other.exists():
-        with corpus.day1.open("rb") as source, other.with_suffix(".new").open("wb") as out:
-            while piece := source.read(machine.READ_BYTES):
-                out.write(piece.translate(_OTHER))
-        other.with_suffix(".new").rename(other)
-    return other
+    return corpus.day1 if protocol == "smb" else corpus.other()
 
 
 def _acts(protocol: Protocol) -> tuple[Act, ...]:

@@ -25,6 +25,17 @@ class DirectoryStore(msgspec.Struct, frozen=True):
     def stored_bytes(self) -> int:
         return machine.tree_bytes(self.path)
 
+    def objects(self) -> int:
+        """How many there are."""
+        return len(self.names())
+
+    def names(self) -> list[str]:
+        """Names of all objects."""
+        return [str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file()]
+
+    def read(self, key: str) -> bytes:
+        return (self.path / key).read_bytes()
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -48,6 +59,19 @@ class BucketStore(msgspec.Struct, frozen=True):
 
     def stored_bytes(self) -> int:
         return sum(item["Size"] for item in self._objects())
+
+    def objects(self) -> int:
+        """How many there are."""
+        return len(self.names())
+
+    def names(self) -> list[str]:
+        """Names of all objects."""
+        return [item["Key"].removeprefix(f"{self.prefix}/") for item in self._objects()]
+
+    def read(self, key: str) -> bytes:
+        reply = self.client.get_object(Bucket=BUCKET, Key=f"{self.prefix}/{key}")
+        data: bytes = reply["Body"].read()
+        return data
 
     def remove(self) -> None:
         for item in self._objects():

@@ -13,12 +13,12 @@ import pytest
 
 from fusegw.errors import Full, Invalid, Unavailable
 from scripts.benchlib import machine
-from scripts.benchlib.command import DATA_DIRECTORY, PEERS, Choice, names_of
+from scripts.benchlib.command import ALL, DATA_DIRECTORY, PEERS, SHARES, USUAL, Choice, names_of, selection
 from scripts.benchlib.rclone import idle
 from scripts.benchlib.repositories import Restic
 from scripts.benchlib.shares import SHARE_ACTS
 from scripts.benchlib.stores import account_of
-from scripts.benchlib.workloads import WORKLOADS, chosen_acts
+from scripts.benchlib.workloads import COSTLY, chosen_acts
 from tests.mount.gateways import kernel_caches_shared
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,11 +42,42 @@ def test_names_come_in_their_own_order_and_unknown_ones_are_refused() -> None:
         names_of("a,d", ["a", "b"], "thing")
 
 
+def test_what_is_measured_unless_something_is_asked_for_leaves_out_what_takes_long() -> None:
+    assert selection(None, everything=False) == USUAL == [name for name in ALL if name not in COSTLY]
+    assert selection(None, everything=True) == ALL
+    assert set(SHARES).isdisjoint(ALL)
+
+
+def test_names_of_groups_stand_for_their_workloads() -> None:
+    assert selection("shares", everything=False) == SHARES
+    assert selection("shares", everything=True) == [*ALL, *SHARES]
+    assert selection("fio, new", everything=False) == [
+        "new",
+        *(name for name in ALL if name.startswith("fio-")),
+    ]
+
+
+def test_a_reference_takes_part_where_it_has_work() -> None:
+    def participants(only: list[str], store: str = "directory") -> list[str]:
+        choice = Choice(1 << 20, 1, 1, only, ["two-threads", "boto3", "ext4", "memory"], store)
+        return list(choice.participants)
+
+    assert participants(["new"]) == ["fusegw"]
+    assert participants(["cached", "cold"]) == ["fusegw", "two threads"]
+    assert participants(["cached", "cold"], "s3") == ["fusegw", "two threads", "boto3"]
+    assert participants(["files", "reread"]) == ["fusegw", "ext4", "memory pyfuse3"]
+
+
+def test_what_takes_long_takes_room_too() -> None:
+    usual = Choice(1 << 20, 1, 1, ["new"], [], "directory")
+    assert Choice(1 << 20, 1, 1, ["new", "create-busy"], [], "directory").needed_bytes > usual.needed_bytes
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--size", "big"), "'big' is not a size"),
-        (("--peers", "dropbox"), "no such peer; there are restic, borg, rclone"),
+        (("--peers", "dropbox"), "no such peer; there are restic, borg, rclone, two-threads"),
         (("--only", "speed"), "no such workload"),
     ],
 )
@@ -99,11 +130,14 @@ def test_a_small_run_through_shares() -> None:
 @pytest.mark.mount
 @pytest.mark.slow
 def test_a_small_run_measures_everything_and_leaves_only_its_data(tmp_path: Path) -> None:
-    done = bench("--size", "4M", "--files", 20, "--rounds", 1, "--peers", "", "--keep", tmp_path, "--json")
+    arguments = ("--size", "4M", "--files", 20, "--rounds", 1, "--peers", "two-threads,ext4,memory")
+    done = bench("--all", *arguments, "--keep", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert [row["workload"]["name"] for row in document["workloads"]] == [w.name for w in WORKLOADS]
+    assert [row["workload"]["name"] for row in document["workloads"]] == ALL
     assert all(row["medians"]["fusegw"] > 0 for row in document["workloads"])
+    beside = {name for row in document["workloads"] for name in row["ratios"]}
+    assert beside == {"two threads", "ext4", "memory pyfuse3"}
     assert [path.name for path in tmp_path.iterdir()] == [DATA_DIRECTORY]
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 

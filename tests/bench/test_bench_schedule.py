@@ -1,13 +1,21 @@
 """Rounds: who does what when, and that everything is ended, whatever happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from fusegw.errors import Corrupt, Unavailable
 from scripts.benchlib import machine
-from scripts.benchlib.contender import Contender, Timed, TreeStored
+from scripts.benchlib.contender import (
+    Contender,
+    Figures,
+    Measured,
+    Participant,
+    Reference,
+    Timed,
+    TreeStored,
+)
 from scripts.benchlib.corpus import Corpus, Planted
 from scripts.benchlib.results import Sample
 from scripts.benchlib.schedule import run_rounds
@@ -103,11 +111,74 @@ def test_a_rate_is_work_by_time_and_what_a_contender_cannot_do_gives_no_sample(
     taken = measure(contender("a", []), only=[workload.name for workload in WORKLOADS])
     assert {sample.workload: sample.figure for sample in taken} == {
         "new": 50.0,
+        "puts": 0.0,
         "day2": 50.0,
         "stored": 0.0,
         "cold": 100.0,
         "files-stored": 3.0,
+        "puts-files": 0.0,
     }
+
+
+def test_a_figure_that_is_no_rate_keeps_the_times_it_was_made_from(
+    measure: Callable[..., list[Sample]],
+) -> None:
+    class Distant(contender("a", [])):  # type: ignore[misc]
+        def round_trips(self, file: Path) -> Measured:
+            return Measured(2, {"first byte": 0.5})
+
+    taken = measure(Distant, only=["first-byte"])
+    assert Sample("first-byte", "a", 1, 2, parts={"first byte": 0.5}) in taken
+
+
+def test_objects_are_counted_around_what_makes_them_and_extrapolated(
+    measure: Callable[..., list[Sample]],
+) -> None:
+    class Puts(contender("a", [])):  # type: ignore[misc]
+        def begin(self) -> None:
+            super().begin()
+            (self.store.path / "repository").touch()
+
+        def store_file(self, file: Path) -> Timed:
+            for name in ("a", "b"):
+                (self.store.path / name).touch()
+            return Timed(1 << 30, 1.0)
+
+        def store_tree(self, corpus: Corpus) -> TreeStored:
+            (self.store.path / "c").touch()
+            return TreeStored(None, Timed(corpus.planted.files, 1.0))
+
+    figures = {sample.workload: sample.figure for sample in measure(Puts, only=["new", "files"])}
+    assert figures["puts"] == 2 * 1024
+    assert figures["puts-files"] == pytest.approx(1e6 / 3)
+
+
+def test_a_reference_meets_the_others_and_is_asked_for_what_an_act_yields(
+    measure: Callable[..., list[Sample]],
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    met: list[Participant] = []
+
+    class Rail(Reference):
+        name = "rail"
+        room = 0.0
+        workloads = ("day2",)
+
+        @classmethod
+        def version(cls) -> str:
+            return "1"
+
+        def meet(self, others: "Iterable[Participant]") -> None:
+            met.extend(others)
+
+        def measure(self, workloads: tuple[str, ...], corpus: Corpus) -> Figures:
+            asked.append(workloads)
+            return {"day2": Timed(100, 1.0)} if "day2" in workloads else {}
+
+    taken = measure(contender("a", []), Rail, only=["day2"])
+    assert [one.name for one in met] == ["a", "rail"]
+    assert asked == [("new", "puts"), ("day2", "stored")]
+    assert [sample.figure for sample in taken if sample.contender == "rail"] == [100.0]
 
 
 def test_everything_ends_when_one_returns_wrong_bytes(
