@@ -188,11 +188,12 @@ class Shipper:
                 self._chunks.dead_packs.discard(number)
             elif number in self._promised and not self._may_break_promise():
                 continue
+            elif number in self._uploading:
+                continue
             elif self._is_done_with(number, unstored) and merged >= (unstored.closed_at or 0):
                 self._chunks.dead_packs.discard(number)
-                if number not in self._uploading:
-                    self._queue.pop(number, None)
-                    dropped.append((number, pack))
+                self._queue.pop(number, None)
+                dropped.append((number, pack))
         with self._metadata.change() as change:
             for number, _ in dropped:
                 change.delete(PACK, number)
@@ -215,19 +216,24 @@ class Shipper:
         return unstored.closed_at is not None or not self._writer.holds(number)
 
     async def _upload_for_ever(self) -> None:
+        """What failed goes back to the queue, behind the others: there it can be dropped when it dies."""
+        backoff_s = _BACKOFF_FIRST_S
         while True:
             while not self._queue:
                 await self._idle.park()
             number = next(iter(self._queue))
             del self._queue[number]
             self._uploading.add(number)
-            backoff_s = _BACKOFF_FIRST_S
             try:
-                while not await self._upload(number):
-                    await trio.sleep(self._entropy.uniform(backoff_s / 2, backoff_s))
-                    backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
+                stored = await self._upload(number)
             finally:
                 self._uploading.discard(number)
+            if stored:
+                backoff_s = _BACKOFF_FIRST_S
+            else:
+                self._queue[number] = None
+                await trio.sleep(self._entropy.uniform(backoff_s / 2, backoff_s))
+                backoff_s = min(backoff_s * 2, _BACKOFF_MAX_S)
 
     async def _upload(self, number: int) -> bool:
         """One attempt; True when the pack is stored and done with."""
