@@ -82,9 +82,17 @@ class PackReader:
                 chunks.append(None)
         return chunks
 
-    def prefetch(self, refs: Sequence[ChunkRef]) -> None:
-        """Bring what these chunks need from the store into the cache. Raises as `read`, but opens nothing."""
-        self._fetch(refs)
+    def prefetch(self, refs: Sequence[ChunkRef]) -> int:
+        """Bring what these chunks need from the store into the cache; bytes that were fetched and kept.
+
+        Raises as `read`, but opens nothing.
+        """
+        return sum(
+            fetched.end - fetched.start
+            for pack_id, pieces in self._fetch(refs).items()
+            for fetched in pieces
+            if not self._cache.missing(pack_id.hex(), fetched.start, fetched.end - fetched.start)
+        )
 
     def _read_local(self, ref: ChunkRef) -> bytes | None:
         """The chunk if memory or the cache has its bytes."""

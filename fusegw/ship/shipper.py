@@ -186,9 +186,7 @@ class Shipper:
             pack = self._metadata.get(PACK, number)
             if pack is None or pack.live or unstored is None:
                 self._chunks.dead_packs.discard(number)
-            elif number in self._promised and not self._may_break_promise():
-                continue
-            elif number in self._uploading:
+            elif number in self._uploading or (number in self._promised and not self._may_break_promise()):
                 continue
             elif self._is_done_with(number, unstored) and merged >= (unstored.closed_at or 0):
                 self._chunks.dead_packs.discard(number)

@@ -4,10 +4,15 @@ sequential access.
 Decoded chunks are kept in a small memory of their own (most reads ask for a part of a chunk). A chunk is
 loaded once however many readers wait for it; loads of neighbouring chunks go to the pack reader together,
 in worker threads.
+
+A sequential reader has two windows before it. What lies in the near one is decoded. As long as that has to
+come from the store, what lies in the far one is brought into the cache, in requests that are as large as
+possible: each costs the store, the network and this host more than the bytes in it.
 """
 
 import errno
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -32,6 +37,14 @@ _WINDOW_MIN = 1 << 20
 _STREAMS_MAX = 256
 _LOADS_MAX = 64
 """Chunks on their way beyond which nothing is read ahead."""
+_FAR = 4
+"""Size of the far window, in near ones."""
+_FAR_STEP_BYTES = 24 << 20
+"""Raw bytes that are fetched together there; what is left at a file's end may be less."""
+_FAR_STEPS_MAX = 4
+"""Such fetches at one time, of all readers."""
+_FAR_REST_S = 30.0
+"""How long the far window rests when a step had nothing to fetch, or the cache had no room for it."""
 
 
 class _Load:
@@ -53,10 +66,12 @@ class _Load:
 
 
 class _Stream(msgspec.Struct, gc=False):
-    """A sequential reader: where it is expected next, how far it was fetched for, how far to look ahead."""
+    """A sequential reader: where it is expected next, how far it was fetched for, in the near and in the far
+    window, and how far to look ahead."""
 
     expected: int = 0
     fetched: int = 0
+    far: int = 0
     window: int = 0
 
 
@@ -92,6 +107,10 @@ class Reading:
         self._decoded: OrderedDict[int, bytes] = OrderedDict()
         self._decoded_bytes = 0
         self._loads: dict[int, _Load] = {}
+        self._far_steps = 0
+        self._far_wanted = False
+        """Whether readers wait for the store."""
+        self._far_rest_until = -math.inf
         self._refresh: Callable[[], Awaitable[None]] | None = None
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         """By slot of the snapshot (0: the present) and inode."""
@@ -176,9 +195,11 @@ class Reading:
                 self._streams.popitem(last=False)
         # The kernel's own read-ahead may ask for neighbouring ranges out of order.
         if abs(offset - stream.expected) > _WINDOW_MIN:
-            stream.window = stream.fetched = 0
+            stream.window = stream.fetched = stream.far = 0
         stream.expected = max(end, stream.expected) if stream.window else end
         stream.window = min(max(stream.window * 2, _WINDOW_MIN), self._read_ahead_bytes)
+        if self._far_wanted and stream.window == self._read_ahead_bytes:
+            self._look_far_ahead(rows, stream, row, end)
         target = min(end + stream.window, row.size)
         start = max(stream.fetched, end)
         if start >= row.size or target - start < min(stream.window // 2, row.size - start):
@@ -199,6 +220,33 @@ class Reading:
         if batch:
             self._start(batch)
         stream.fetched = target
+
+    def _look_far_ahead(self, rows: Readable, stream: _Stream, row: Inode, end: int) -> None:
+        start = max(stream.far, stream.fetched, end)
+        target = min(end + _FAR * stream.window, row.size)
+        if self._far_steps >= _FAR_STEPS_MAX or target - start < min(
+            _FAR_STEP_BYTES, max(1, row.size - start)
+        ):
+            return
+        target = min(target, start + _FAR_STEP_BYTES)
+        found = extents.covering(rows, row.ino, start, target)
+        numbers = {extent.chunk: None for _, extent in found if extent.chunk != HOLE}
+        stream.far = target
+        self._nursery.start_soon(self._fetch_far, [self._reference(number) for number in numbers])
+
+    async def _fetch_far(self, refs: list[ChunkRef]) -> None:
+        """Nobody waits for it: who needs what could not be had asks again, and is told why."""
+        self._far_steps += 1
+        kept = 0
+        try:
+            kept = await trio.to_thread.run_sync(self._reader.prefetch, refs, limiter=self._remote)
+        except (FusegwError, OSError) as error:
+            log.debug("nothing is fetched far ahead: %s", error)
+        finally:
+            self._far_steps -= 1
+        if not kept:
+            self._far_wanted = False
+            self._far_rest_until = trio.current_time() + _FAR_REST_S
 
     def _start(self, numbers: list[int]) -> dict[int, _Load]:
         """Begin to load chunks; where they are is looked up now, while they are surely referred to."""
@@ -267,6 +315,7 @@ class Reading:
             else:
                 self._arrived(number, load, raw)
         if absent:
+            self._far_wanted = trio.current_time() >= self._far_rest_until
             fetched = await trio.to_thread.run_sync(self._reader.fetch, absent_refs, limiter=self._remote)
             for (number, load), raw in zip(absent, fetched, strict=True):
                 self._arrived(number, load, raw)
