@@ -1,0 +1,233 @@
+"""What grows with the number of files, and what does not: the index, table by table; the time until a volume
+is mounted; memory; names looked up and made in a second.
+
+The volumes are made of rows (`tests.e2e.generated`): each file has 1,000,000 bytes in one chunk, so ten
+million of them are 10 TB. Gateways, mounts and requests are real. Rates are taken in turns, all sizes one
+after the other in each round, so that what else the machine does meets them alike.
+"""
+
+import contextlib
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fusegw.check.damages import Damages
+from fusegw.check.index import check_index
+from fusegw.clock import SystemClock
+from fusegw.config import VolumePaths
+from fusegw.meta.beside import IndexBeside
+from fusegw.meta.metadata import Metadata
+from fusegw.meta.schema import CHUNK, CHUNK_ID, DIRENT, EXTENT, PACK, POSITION
+from fusegw.vfs.fresh import create_volume_root
+from tests.e2e.generated import PER_DIRECTORY, directory_name, file_name, fill, path_of, sizes
+from tests.e2e.sampling import memory
+from tests.mount.gateways import NAME, Gateway, drop_kernel_caches, kernel_caches_shared
+
+MIB = 1 << 20
+BYTES_MAX = 400
+"""Of the index per file, with all that its data needs."""
+NAME_BYTES_MAX = 300
+"""Without the rows of its data."""
+PRIVATE_BYTES_MAX = 200 * MIB
+"""Memory of a gateway that was just mounted, without the pages of the index that it has mapped."""
+DATA = {table.name for table in (EXTENT, CHUNK, CHUNK_ID, PACK)}
+QUIET = "[volumes.tank]\nscrub_daily_share = 0\ngc_interval_s = 0\nmetadata_limit = '512G'\n"
+"""The packs that the index names do not exist."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Effort(msgspec.Struct, frozen=True):
+    """How much is done."""
+
+    rounds: int
+    names: int
+    """Looked up, and made, in a round."""
+    mounts: int
+    """With the index in memory."""
+
+
+class Scale:
+    """A volume of `count` files, and the gateway that serves it."""
+
+    def __init__(self, base: Path, count: int) -> None:
+        base.mkdir()
+        self.count = count
+        self.gateway = Gateway(base)
+        self.gateway.configure(QUIET)
+        self.index = VolumePaths(self.gateway.state, NAME).meta_dir
+        self.rates: dict[str, list[float]] = {}
+        self.costs: dict[str, list[float]] = {}
+        self._made = 0
+
+    def make(self) -> None:
+        """All files are there, nothing is mounted."""
+        self.gateway.mount()
+        self.gateway.umount()
+        begun = time.monotonic()
+        fill(self.index, self.count)
+        self.say(f"made in {time.monotonic() - begun:.0f} s")
+
+    def say(self, text: str) -> None:
+        print(f"{self.count:>10,} files: {text}")
+
+    def weigh(self) -> None:
+        """The index, table by table."""
+        tables = {name: size for name, size in sizes(self.index).items() if size.rows > 1}
+        total = sum(size.nbytes for size in tables.values())
+        data = sum(size.nbytes for name, size in tables.items() if name in DATA)
+        parts = ", ".join(f"{name} {size.nbytes / self.count:.1f}" for name, size in tables.items())
+        self.say(
+            f"index of {total / MIB:,.0f} MiB, {total / self.count:.0f} bytes per file, "
+            f"{(total - data) / self.count:.0f} of them without its data: {parts}"
+        )
+        if self.count >= 10 * PER_DIRECTORY:
+            assert total <= BYTES_MAX * self.count
+            assert total - data <= NAME_BYTES_MAX * self.count
+
+    def mount(self, mounts: int) -> None:
+        """From `fusegw mount` to its end, with an empty page cache and with a warm one; mounted on return."""
+        drop_kernel_caches()
+        cold_s = self._mount()
+        cold_bytes = self.private_bytes()
+        warm = []
+        for _ in range(mounts):
+            self.gateway.umount()
+            warm.append(self._mount())
+        self.say(
+            f"mounted in {cold_s:.2f} s with an empty page cache, {statistics.median(warm):.2f} s with a "
+            f"warm one (median of {mounts}); {self.memory()}"
+        )
+        assert cold_bytes <= PRIVATE_BYTES_MAX
+        assert self.gateway.status()["files"] == 1 + self.count // PER_DIRECTORY + self.count
+
+    def _mount(self) -> float:
+        begun = time.monotonic()
+        self.gateway.mount()
+        return time.monotonic() - begun
+
+    def private_bytes(self) -> int:
+        return memory(self.gateway.pid, "RssAnon")
+
+    def memory(self) -> str:
+        mapped = memory(self.gateway.pid, "RssFile")
+        return f"memory {self.private_bytes() / MIB:.0f} MiB, and {mapped / MIB:.0f} MiB of mapped files"
+
+    def timed(self, what: str, action: Callable[[], int]) -> None:
+        """How many a second, and processor time of the gateway for one, in microseconds."""
+        pid = self.gateway.pid
+        before, begun = _processor_s(pid), time.monotonic()
+        done = action()
+        self.rates.setdefault(what, []).append(done / (time.monotonic() - begun))
+        self.costs.setdefault(what, []).append((_processor_s(pid) - before) / done * 1e6)
+
+    def look_up(self, names: int, chance: random.Random) -> int:
+        """Files anywhere, by path; how many names the kernel asked for."""
+        root = self.gateway.root
+        numbers = [chance.randrange(self.count) for _ in range(names)]
+        for number in numbers:
+            os.stat(root / path_of(number))
+        return len(set(numbers)) + len({number // PER_DIRECTORY for number in numbers})
+
+    def create(self, names: int, chance: random.Random) -> int:
+        """Empty files in ten directories anywhere, durable at the end."""
+        directories = self.count // PER_DIRECTORY
+        some = [directory_name(chance.randrange(directories)).decode() for _ in range(10)]
+        for number in range(names):
+            self._made += 1
+            path = self.gateway.root / some[number % len(some)] / f"new-document-{self._made:07d}"
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        self.gateway.control().sync(wait=False, on_progress=lambda progress: None)
+        return names
+
+    def list(self, chance: random.Random) -> int:
+        """A directory, with the attributes of what is in it."""
+        number = chance.randrange(self.count // PER_DIRECTORY)
+        with os.scandir(self.gateway.root / directory_name(number).decode()) as entries:
+            found = {entry.name for entry in entries if entry.stat().st_mtime}
+        first = number * PER_DIRECTORY
+        assert found >= {file_name(first + nth).decode() for nth in range(PER_DIRECTORY)}
+        return len(found)
+
+
+def _processor_s(pid: int) -> float:
+    """What a process has used of processors, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def forget_names() -> None:
+    """Make the kernel forget names and inodes, not the pages of files."""
+    os.sync()
+    with kernel_caches_shared():
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+@contextlib.contextmanager
+def volumes(base: Path, counts: list[int]) -> Iterator[list[Scale]]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for count in counts:
+            scale = Scale(base / f"of-{count}", count)
+            stack.callback(scale.gateway.end)
+            found.append(scale)
+        yield found
+
+
+def rate(scales: list[Scale], effort: Effort) -> None:
+    """All sizes in turns, every second round in the opposite order; ratios are those of a round."""
+    chance = random.Random(11)
+    for turn in range(effort.rounds):
+        for scale in scales[:: -1 if turn % 2 else 1]:
+            forget_names()
+            scale.timed("looked up", lambda scale=scale: scale.look_up(effort.names, chance))
+            forget_names()
+            scale.timed("listed with attributes", lambda scale=scale: scale.list(chance))
+            scale.timed("made", lambda scale=scale: scale.create(effort.names, chance))
+    first = scales[0]
+    for what in first.rates:
+        for scale in scales:
+            ratios = [one / other for one, other in zip(scale.rates[what], first.rates[what], strict=True)]
+            scale.say(
+                f"{what}: {statistics.median(scale.rates[what]):,.0f} a second, "
+                f"{statistics.median(ratios):.2f} of the rate with {first.count:,} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}); "
+                f"{statistics.median(scale.costs[what]):.0f} µs of processor time each"
+            )
+
+
+def run(base: Path, counts: list[int], effort: Effort) -> None:
+    with volumes(base, counts) as scales:
+        for scale in scales:
+            scale.make()
+            scale.weigh()
+            scale.mount(effort.mounts)
+        rate(scales, effort)
+
+
+def test_generated_rows_fit_together(tmp_path: Path) -> None:
+    metadata = Metadata(tmp_path, size_max_bytes=1 << 30)
+    with metadata.change() as change:
+        create_volume_root(
+            change, volume_id=bytes(16), epoch=1, clock=SystemClock(), uid=0, gid=0, mode=0o755
+        )
+    metadata.freeze()
+    metadata.save()
+    metadata.close()
+    fill(tmp_path, 3000)
+    damages = Damages()
+    with IndexBeside(tmp_path) as index, index.view() as view:
+        check_index(view, damages)
+        assert view.count(DIRENT) == view.count(POSITION) == 3003
+        assert view.count(CHUNK_ID) == 3000
+    assert [found.problem for found in damages.found()] == []
+
+
+@pytest.mark.mount
+def test_some_files(base: Path) -> None:
+    run(base, [1000, 10_000], Effort(rounds=1, names=200, mounts=1))
