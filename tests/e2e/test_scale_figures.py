@@ -16,26 +16,35 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from fusegw.check.damages import Damages
 from fusegw.check.index import check_index
-from fusegw.clock import SystemClock
+from fusegw.clock import SystemClock, SystemEntropy
 from fusegw.config import VolumePaths
 from fusegw.meta.beside import IndexBeside
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import CHUNK, CHUNK_ID, DIRENT, EXTENT, PACK, POSITION
+from fusegw.store import open_store
+from fusegw.store.options import StoreOptions
 from fusegw.vfs.fresh import create_volume_root
 from tests.e2e.generated import PER_DIRECTORY, directory_name, file_name, fill, path_of, sizes
 from tests.e2e.sampling import memory
+from tests.e2e.test_recovery_time import MAKING, make
+from tests.faults.support import source, volume
 from tests.mount.gateways import NAME, Gateway, drop_kernel_caches, kernel_caches_shared
 
 MIB = 1 << 20
 BYTES_MAX = 400
 """Of the index per file, with all that its data needs."""
+GROWN_BYTES_MAX = 600
+"""The same, where pages are not full; small volumes have more of those."""
 NAME_BYTES_MAX = 300
 """Without the rows of its data."""
-PRIVATE_BYTES_MAX = 200 * MIB
+PRIVATE_BYTES_MAX = 100 * MIB
 """Memory of a gateway that was just mounted, without the pages of the index that it has mapped."""
+KNOWN_BYTES_MAX = 300
+"""What it takes more for each file that the kernel knows of."""
 DATA = {table.name for table in (EXTENT, CHUNK, CHUNK_ID, PACK)}
 QUIET = "[volumes.tank]\nscrub_daily_share = 0\ngc_interval_s = 0\nmetadata_limit = '512G'\n"
 """The packs that the index names do not exist."""
@@ -50,6 +59,10 @@ class Effort(msgspec.Struct, frozen=True):
     """Looked up, and made, in a round."""
     mounts: int
     """With the index in memory."""
+    looked_up: int = 0
+    """Files of the largest volume whose attributes are asked for in the end."""
+    made: int = 0
+    """Files that are then made there."""
 
 
 class Scale:
@@ -90,26 +103,41 @@ class Scale:
             assert total <= BYTES_MAX * self.count
             assert total - data <= NAME_BYTES_MAX * self.count
 
-    def mount(self, mounts: int) -> None:
-        """From `fusegw mount` to its end, with an empty page cache and with a warm one; mounted on return."""
+    def mount_cold(self, names: int, chance: random.Random) -> None:
+        """Mounted with an empty page cache; then names are looked up, so each page of the index that this
+        takes is read from the disk."""
         drop_kernel_caches()
-        cold_s = self._mount()
-        cold_bytes = self.private_bytes()
-        warm = []
-        for _ in range(mounts):
-            self.gateway.umount()
-            warm.append(self._mount())
+        took_s, processor_s = self._mount()
         self.say(
-            f"mounted in {cold_s:.2f} s with an empty page cache, {statistics.median(warm):.2f} s with a "
-            f"warm one (median of {mounts}); {self.memory()}"
+            f"mounted in {took_s:.2f} s ({processor_s:.2f} s of processor time of the gateway) with an empty "
+            f"page cache; {self.memory()}"
         )
-        assert cold_bytes <= PRIVATE_BYTES_MAX
+        assert self.private_bytes() <= PRIVATE_BYTES_MAX
         assert self.gateway.status()["files"] == 1 + self.count // PER_DIRECTORY + self.count
+        begun = time.monotonic()
+        asked = self.look_up(names, chance)
+        rate = asked / (time.monotonic() - begun)
+        self.say(f"{rate:,.0f} names looked up a second, with an empty page cache; {self.memory()}")
+        self.gateway.umount()
 
-    def _mount(self) -> float:
+    def mount_warm(self, mounts: int) -> None:
+        """Mounted with what it takes in memory; mounted on return."""
+        took = []
+        for turn in range(mounts):
+            if turn:
+                self.gateway.umount()
+            took.append(self._mount())
+        took_s, processor_s = (statistics.median(each) for each in zip(*took, strict=True))
+        self.say(
+            f"mounted in {took_s:.2f} s ({processor_s:.2f} s of processor time of the gateway) with a warm "
+            f"page cache (median of {mounts}); {self.memory()}"
+        )
+
+    def _mount(self) -> tuple[float, float]:
+        """Seconds until `fusegw mount` ended; those of processor time that the gateway used until then."""
         begun = time.monotonic()
         self.gateway.mount()
-        return time.monotonic() - begun
+        return time.monotonic() - begun, _processor_s(self.gateway.pid)
 
     def private_bytes(self) -> int:
         return memory(self.gateway.pid, "RssAnon")
@@ -128,10 +156,10 @@ class Scale:
 
     def look_up(self, names: int, chance: random.Random) -> int:
         """Files anywhere, by path; how many names the kernel asked for."""
-        root = self.gateway.root
+        root = str(self.gateway.root)
         numbers = [chance.randrange(self.count) for _ in range(names)]
         for number in numbers:
-            os.stat(root / path_of(number))
+            os.stat(f"{root}/{path_of(number)}")
         return len(set(numbers)) + len({number // PER_DIRECTORY for number in numbers})
 
     def create(self, names: int, chance: random.Random) -> int:
@@ -201,13 +229,29 @@ def rate(scales: list[Scale], effort: Effort) -> None:
             )
 
 
+def burden(scale: Scale, effort: Effort) -> None:
+    """The memory that a gateway takes when the kernel knows of many files."""
+    chance = random.Random(12)
+    before = scale.private_bytes()
+    asked = scale.look_up(effort.looked_up, chance)
+    scale.say(f"after {asked:,} names were looked up: {scale.memory()}")
+    made = scale.create(effort.made, chance)
+    scale.say(f"after {made:,} more files were made: {scale.memory()}")
+    assert scale.private_bytes() <= before + PRIVATE_BYTES_MAX + (asked + made) * KNOWN_BYTES_MAX
+
+
 def run(base: Path, counts: list[int], effort: Effort) -> None:
     with volumes(base, counts) as scales:
         for scale in scales:
             scale.make()
             scale.weigh()
-            scale.mount(effort.mounts)
+        chance = random.Random(10)
+        for scale in scales:
+            scale.mount_cold(effort.names, chance)
+        for scale in scales:
+            scale.mount_warm(effort.mounts)
         rate(scales, effort)
+        burden(scales[-1], effort)
 
 
 def test_generated_rows_fit_together(tmp_path: Path) -> None:
@@ -230,4 +274,49 @@ def test_generated_rows_fit_together(tmp_path: Path) -> None:
 
 @pytest.mark.mount
 def test_some_files(base: Path) -> None:
-    run(base, [1000, 10_000], Effort(rounds=1, names=200, mounts=1))
+    run(base, [1000, 10_000], Effort(rounds=1, names=200, mounts=1, looked_up=500, made=100))
+
+
+@pytest.mark.soak
+@pytest.mark.mount
+@pytest.mark.timeout(3 * 3600)
+def test_ten_thousand_to_ten_million_files(base: Path) -> None:
+    counts = [10_000, 100_000, 1_000_000, 10_000_000]
+    run(base, counts, Effort(rounds=7, names=2000, mounts=3, looked_up=1_000_000, made=100_000))
+
+
+def grow(tmp_path: Path, count: int) -> None:
+    """By a gateway that writes the files, a few bytes each: pages of the index are as commits leave them."""
+    store = open_store(
+        StoreOptions(url=f"file://{tmp_path}/store"),
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+        create=True,
+    )
+
+    async def main() -> None:
+        async with volume(source(tmp_path, store, tuning=MAKING, cache_size_bytes=1 << 30)) as runtime:
+            await make(runtime, count)
+
+    trio.run(main)
+    tables = {name: size for name, size in sizes(tmp_path / "meta").items() if size.rows > 1}
+    total, data = (
+        sum(size.nbytes for name, size in tables.items() if name in chosen) for chosen in (set(tables), DATA)
+    )
+    log = sum(entry.size for entry in store.list("log/"))
+    print(
+        f"{count:,} files written: {total / count:.0f} bytes per file, {(total - data) / count:.0f} of them "
+        f"without its data; {log / count:.0f} bytes per file in the log; "
+        + ", ".join(f"{name} {size.nbytes / count:.1f}" for name, size in tables.items())
+    )
+    assert total <= GROWN_BYTES_MAX * count
+
+
+def test_an_index_that_grew(tmp_path: Path) -> None:
+    grow(tmp_path, 1000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_an_index_that_grew_large(tmp_path: Path) -> None:
+    grow(tmp_path, 100_000)
