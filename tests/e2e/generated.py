@@ -95,10 +95,8 @@ def fill(place: Path, count: int) -> None:
         load.finish(metadata.head)
         metadata.renew()
         _count(metadata, count)
-    except BaseException:
-        load.abandon()
-        raise
     finally:
+        load.abandon()
         metadata.close()
 
 
