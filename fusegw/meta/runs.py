@@ -7,6 +7,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from heapq import merge
 from pathlib import Path
 from typing import IO
@@ -21,6 +22,7 @@ class Runs:
     def __init__(self, directory: Path, row_size: int) -> None:
         self._directory = directory
         self._row_size = row_size
+        self._open = ExitStack()
         self._file: IO[bytes] | None = None
         self._ends = [0]
         """In the file, in bytes; each run begins where the one before ends."""
@@ -28,7 +30,7 @@ class Runs:
     def add(self, rows: list[bytes]) -> None:
         """One more run, into the file; its rows are put in order."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 -- closed by `close`
+            self._file = self._open.enter_context(tempfile.TemporaryFile(dir=self._directory))
         rows.sort()
         for start in range(0, len(rows), _BLOCK_ROWS):
             self._file.write(b"".join(rows[start : start + _BLOCK_ROWS]))
@@ -45,9 +47,8 @@ class Runs:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._open.close()
+        self._file = None
 
     def _read(self, descriptor: int, begin: int, end: int) -> Iterator[bytes]:
         size = self._row_size
