@@ -44,7 +44,7 @@ NAME_BYTES_MAX = 300
 """Without the rows of its data."""
 PRIVATE_BYTES_MAX = 100 * MIB
 """Memory of a gateway that was just mounted, without the pages of the index that it has mapped."""
-KNOWN_BYTES_MAX = 300
+KNOWN_BYTES_MAX = 200
 """What it takes more for each file that the kernel knows of."""
 DATA = {table.name for table in (EXTENT, CHUNK, CHUNK_ID, PACK)}
 QUIET = "[volumes.tank]\nscrub_daily_share = 0\ngc_interval_s = 0\nmetadata_limit = '512G'\n"
