@@ -21,7 +21,7 @@ a miss or wrong bytes, never an exception, except where a method says OSError.
 
 import errno
 import os
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from cache.handles import Handles
 from cache.ledger import Ledger
 from cache.lock import lock_directory
 from cache.policy import FIRST_SLOT, S3Fifo
-from cache.rebuild import probe, rebuild
+from cache.rebuild import Known, probe, rebuild
 from cache.space import Space
 from cache.stats import CacheStats, Counters
 
@@ -48,7 +48,7 @@ class PackCache:
         budget_bytes: int,
         *,
         pinned: Collection[str],
-        known: Container[str],
+        known: Known,
         monotonic: Callable[[], float],
         block_bytes: int = 1 << 20,
         disk: Disk | None = None,
@@ -56,11 +56,11 @@ class PackCache:
         margin_bytes: int | None = None,
         descriptors_max: int = 128,
     ) -> None:
-        """Open the cache: files in `pinned` are pinned, others in `known` clean, all others are deleted.
+        """Open the cache: files in `pinned` are pinned, others that `known` knows clean, the rest is deleted.
 
-        `monotonic` gives seconds. `disk_reserve_bytes` of the file system stay free (default: 64 MiB or 1 %
-        of it, whichever is more). `margin_bytes` of the budget take no claims (default: one block, at most
-        1/16 of the budget).
+        `known` is asked once, for all there are, and not at all when there are none. `monotonic` gives
+        seconds. `disk_reserve_bytes` of the file system stay free (default: 64 MiB or 1 % of it, whichever is
+        more). `margin_bytes` of the budget take no claims (default: one block, at most 1/16 of the budget).
         Raises CacheInUse and CacheUnsuitable.
         """
         if block_bytes < 4096 or block_bytes & (block_bytes - 1):

@@ -6,13 +6,16 @@ a power loss turned into zeros are not noticed here; they fail authentication wh
 """
 
 import os
-from collections.abc import Collection, Container
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from operator import attrgetter
 
 from cache.disk import Disk
 from cache.errors import CacheUnsuitable
 from cache.space import Space, is_pack_name
+
+Known = Callable[[set[str]], Collection[str]]
+"""Given names of packs, those of them that are in the store."""
 
 
 def probe(disk: Disk, directory: str, block_bytes: int) -> None:
@@ -49,22 +52,28 @@ class _Found:
     stretches: list[tuple[int, int]]
 
 
-def rebuild(space: Space, *, pinned: Collection[str], known: Container[str]) -> None:
+def rebuild(space: Space, *, pinned: Collection[str], known: Known) -> None:
     """Take over the files below `space`.
 
     Raises CacheUnsuitable when a directory or a pinned file cannot be read.
     """
     clean: list[_Found] = []
+    others: dict[str, str] = {}
     try:
         for shard in (f"{number:02x}" for number in range(256)):
             directory = space.directory(shard)
             space.disk.make_dir(directory)
             for name in space.disk.scan(directory):
-                ours = is_pack_name(name) and name[:2] == shard
-                if ours and name in pinned:
-                    _take_pinned(space, name)
-                elif not (ours and name in known and _examine(space, name, clean)):
+                if not is_pack_name(name) or name[:2] != shard:
                     space.disk.unlink(os.path.join(directory, name))
+                elif name in pinned:
+                    _take_pinned(space, name)
+                else:
+                    others[name] = os.path.join(directory, name)
+        stored = known(set(others)) if others else ()
+        for name, path in others.items():
+            if name not in stored or not _examine(space, name, clean):
+                space.disk.unlink(path)
         space.disk.fsync_dir(space.directory(""))
     except OSError as error:
         raise CacheUnsuitable(

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -37,7 +38,7 @@ from fusegw.meta.chunks import Chunks
 from fusegw.meta.committer import Committer
 from fusegw.meta.history import History
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import PACK, PACK_NUMBER_END, Head
+from fusegw.meta.schema import Head
 from fusegw.packs.reader import PackReader
 from fusegw.packs.writer import PackWriter
 from fusegw.ship.checkpointer import Checkpointer, Schedule
@@ -45,7 +46,7 @@ from fusegw.ship.follow import Follower
 from fusegw.ship.health import Health
 from fusegw.ship.kept import KeptRecord
 from fusegw.ship.log import LogShipper
-from fusegw.ship.resume import resume, unstored_names
+from fusegw.ship.resume import known_names, resume, unstored_names
 from fusegw.ship.shipper import Shipper
 from fusegw.vfs.attributes import Attributes
 from fusegw.vfs.clone import Cloner
@@ -214,7 +215,7 @@ def _open_cache(metadata: Metadata, source: Source) -> PackCache:
             source.cache_dir,
             source.cache_size_bytes,
             pinned=unstored_names(metadata),
-            known={pack.pack_id.hex() for _, pack in metadata.scan(PACK, 0, PACK_NUMBER_END)},
+            known=partial(known_names, metadata),
             monotonic=source.clock.monotonic,
             disk=source.disk,
         )

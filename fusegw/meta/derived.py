@@ -10,6 +10,7 @@ from fusegw.meta.schema import CHUNK_ID, POSITION, chunk_key
 _INODE_SIZE = 8
 _COOKIE = slice(8, 16)
 _PACK = slice(32, 40)
+_PACK_ID = slice(16)
 
 
 def position_row(dirent_key: bytes, dirent: bytes) -> tuple[bytes, bytes]:
@@ -27,3 +28,8 @@ def chunk_id_row(chunk_number: bytes, chunk: bytes) -> tuple[bytes, bytes]:
 def pack_of(chunk: bytes) -> int:
     """The number of the pack that a stored chunk row names."""
     return int.from_bytes(chunk[_PACK], "big")
+
+
+def pack_id_of(pack: bytes) -> bytes:
+    """The id of a stored pack row."""
+    return pack[_PACK_ID]

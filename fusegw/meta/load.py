@@ -1,7 +1,9 @@
 """Fills a new index from a dump, as fast as LMDB can: ascending rows are appended, in bounded transactions.
 
-The rows that a dump leaves out are made anew. They come in another order than their table's, so they are
-sorted in runs of bounded size; a table that fits into one run is appended like the others.
+The rows that a dump leaves out are made anew. They come in another order than their table's. Positions come
+in that of their directories, so it is enough to sort them in runs of bounded size. Chunk ids come in no order
+at all: runs of them go into a file and are merged, since to put each where it belongs would read and write a
+page of the table for each, and leave its pages half empty.
 
 For an index that nobody else uses and that is thrown away when the load does not come to its end. All calls
 of one load must come from one thread.
@@ -9,7 +11,6 @@ of one load must come from one thread.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 import lmdb
@@ -18,6 +19,7 @@ from fusegw.errors import Corrupt
 from fusegw.meta.derived import chunk_id_row, position_row
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.records import decode_records
+from fusegw.meta.runs import Runs
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
@@ -37,6 +39,9 @@ RUN_BYTES = 64 << 20
 _OBJECT_BYTES = 41
 """What Python adds to a byte string in a list."""
 _DERIVED_KEY_SIZE = 16
+_CHUNK_ID_SIZE = _DERIVED_KEY_SIZE + 12
+"""Key, chunk number and checksum."""
+_BATCH_ROWS = 10_000
 
 
 class Load:
@@ -50,6 +55,7 @@ class Load:
         self._positions: list[bytes] = []
         self._positions_bytes = 0
         self._chunk_ids: list[bytes] = []
+        self._chunk_id_runs = Runs(metadata.directory, _CHUNK_ID_SIZE)
         self._exceptions: list[bytes] = []
         self._tables = {table.code: table for table in LOGGED_TABLES}
 
@@ -82,7 +88,7 @@ class Load:
 
     def _finish(self, head: Head) -> dict[str, int]:
         self._flush_positions()
-        self._flush_chunk_ids()
+        self._put_chunk_ids()
         transaction = self._begun()
         database = self._metadata.databases[CHUNK_ID.name]
         for key in self._exceptions:
@@ -100,11 +106,12 @@ class Load:
     def _full_when_refused(self) -> Iterator[None]:
         try:
             yield
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise self._metadata.saving_failed(error) from None
 
     def abandon(self) -> None:
-        """End the open transaction; the index is of no use."""
+        """End what is open; unless the load is finished, the index is of no use."""
+        self._chunk_id_runs.close()
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
@@ -135,30 +142,45 @@ class Load:
 
     def _derive_chunk_ids(self, rows: list[tuple[bytes, bytes]]) -> None:
         self._chunk_ids += [b"".join(chunk_id_row(*row)) for row in rows]
-        if len(self._chunk_ids) * (_DERIVED_KEY_SIZE + 12 + _OBJECT_BYTES) >= self._run_bytes:
-            self._flush_chunk_ids()
+        if len(self._chunk_ids) * (_CHUNK_ID_SIZE + _OBJECT_BYTES) >= self._run_bytes:
+            self._chunk_id_runs.add(self._chunk_ids)
+            self._chunk_ids = []
 
     def _flush_positions(self) -> None:
-        self._put_run(POSITION.name, self._positions)
-        self._positions, self._positions_bytes = [], 0
-
-    def _flush_chunk_ids(self) -> None:
-        self._put_run(CHUNK_ID.name, self._chunk_ids)
-        self._chunk_ids = []
-
-    def _put_run(self, table: str, joined: list[bytes]) -> None:
-        """Rows in key order; of several with one key the last in byte order stays, the newest chunk."""
+        joined, self._positions, self._positions_bytes = self._positions, [], 0
         joined.sort()
         size = _DERIVED_KEY_SIZE
-        for start in range(0, len(joined), 10_000):
-            rows = [(row[:size], row[size:]) for row in joined[start : start + 10_000]]
-            with self._begun().cursor(db=self._metadata.databases[table]) as cursor:
-                past_end = not cursor.last() or cursor.key() < rows[0][0]
-                ascending = past_end and all(left[0] < right[0] for left, right in pairwise(rows))
+        for start in range(0, len(joined), _BATCH_ROWS):
+            rows = [(row[:size], row[size:]) for row in joined[start : start + _BATCH_ROWS]]
+            with self._begun().cursor(db=self._metadata.databases[POSITION.name]) as cursor:
+                ascending = not cursor.last() or cursor.key() < rows[0][0]
                 cursor.putmulti(rows, append=ascending)
-            self._written += sum([len(row) for row in joined[start : start + 10_000]])
-            if self._written >= TRANSACTION_BYTES:
-                self._commit()
+            self._wrote(rows)
+
+    def _put_chunk_ids(self) -> None:
+        """Of several with one key the last in byte order stays, the newest chunk."""
+        size, rows = _DERIVED_KEY_SIZE, list[tuple[bytes, bytes]]()
+        for row in self._chunk_id_runs.merged(self._chunk_ids):
+            key = row[:size]
+            if rows and rows[-1][0] == key:
+                rows[-1] = key, row[size:]
+                continue
+            if len(rows) == _BATCH_ROWS:
+                self._append_chunk_ids(rows)
+                rows = []
+            rows.append((key, row[size:]))
+        self._append_chunk_ids(rows)
+        self._chunk_ids = []
+
+    def _append_chunk_ids(self, rows: list[tuple[bytes, bytes]]) -> None:
+        with self._begun().cursor(db=self._metadata.databases[CHUNK_ID.name]) as cursor:
+            cursor.putmulti(rows, append=True)
+        self._wrote(rows)
+
+    def _wrote(self, rows: list[tuple[bytes, bytes]]) -> None:
+        self._written += sum([len(key) + len(value) for key, value in rows])
+        if self._written >= TRANSACTION_BYTES:
+            self._commit()
 
     def _begun(self) -> Any:
         if self._transaction is None:

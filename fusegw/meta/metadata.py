@@ -130,7 +130,7 @@ class Metadata:
         clock: Clock | None = None,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._directory = directory
+        self.directory = directory
         self._size_max_bytes = size_max_bytes
         self._reserve_bytes = reserve_bytes
         self._clock = clock or SystemClock()
@@ -445,13 +445,13 @@ class Metadata:
         """What to raise for an error of LMDB, for `fusegw.meta` only."""
         if isinstance(error, lmdb.MapFullError) or "No space" in str(error):
             return Full(
-                f"metadata index {self._directory} cannot grow: {error}; delete files or free disk space"
+                f"metadata index {self.directory} cannot grow: {error}; delete files or free disk space"
             )
-        return Full(f"metadata index {self._directory} cannot be written: {error}; check the disk")
+        return Full(f"metadata index {self.directory} cannot be written: {error}; check the disk")
 
     def _unreadable(self, table: Table[Any, Any], error: Exception) -> Corrupt:
         return Corrupt(
-            f"table {table.name!r} of metadata index {self._directory} cannot be read: {error}; "
+            f"table {table.name!r} of metadata index {self.directory} cannot be read: {error}; "
             "restore the state directory from a copy"
         )
 
@@ -464,7 +464,7 @@ class Metadata:
         return used
 
     def _keep_reserve(self) -> None:
-        path = self._directory / _RESERVE_NAME
+        path = self.directory / _RESERVE_NAME
         if path.exists():
             return
         fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -478,7 +478,7 @@ class Metadata:
             os.close(fd)
 
     def _give_up_reserve(self) -> bool:
-        path = self._directory / _RESERVE_NAME
+        path = self.directory / _RESERVE_NAME
         try:
             path.unlink()
         except FileNotFoundError:
@@ -489,6 +489,6 @@ class Metadata:
         found = self.number(schema.STATE_SCHEMA)
         if found not in (0, schema.SCHEMA_VERSION):
             raise UnknownFormat(
-                f"metadata index {self._directory} has schema {found}, this fusegw knows "
+                f"metadata index {self.directory} has schema {found}, this fusegw knows "
                 f"{schema.SCHEMA_VERSION}; use the fusegw that wrote it, or a newer one"
             )

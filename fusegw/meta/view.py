@@ -69,11 +69,15 @@ class View:
         except (Corrupt, struct.error):
             return None
 
-    def stored(self, table: Table[Any, Any], start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """All rows in order as they are stored, unchecked."""
+    def stored(
+        self, table: Table[Any, Any], start: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """All rows in order as they are stored, unchecked: from `start` on, or in `reverse` from the last."""
         try:
             with self._transaction.cursor(db=self._databases[table.name]) as cursor:
-                if cursor.set_range(start) if start is not None else cursor.first():
+                if reverse:
+                    yield from cursor.iterprev()
+                elif cursor.set_range(start) if start is not None else cursor.first():
                     yield from cursor.iternext()
         except lmdb.Error as error:
             raise _unreadable(table, error) from None

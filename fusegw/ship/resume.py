@@ -14,6 +14,7 @@ from cache import PackCache
 from fusegw.clock import Clock, Entropy
 from fusegw.errors import NotFound
 from fusegw.meta.chunks import mark_damaged
+from fusegw.meta.derived import pack_id_of
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import (
     CHUNK,
@@ -41,6 +42,21 @@ def unstored_names(metadata: Metadata) -> set[str]:
         if pack is not None:
             names.add(pack.pack_id.hex())
     return names
+
+
+def known_names(metadata: Metadata, names: set[str]) -> set[str]:
+    """Those of these cache names that packs of the volume have. Blocking.
+
+    Most of what a cache holds is new: the newest rows are looked at first, and no more than it takes.
+    """
+    wanted, found = set(map(bytes.fromhex, names)), set()
+    with metadata.view() as view:
+        for _, stored in view.stored(PACK, reverse=True):
+            if (pack_id := pack_id_of(stored)) in wanted:
+                found.add(pack_id.hex())
+                if len(found) == len(wanted):
+                    break
+    return found
 
 
 def resume(

@@ -23,7 +23,7 @@ def open_cache(tmp_path: Path) -> Iterator[OpenCache]:
         while opened:
             opened.pop().close()
         settings: dict[str, Any] = {
-            "pinned": set(), "known": set(), "monotonic": StoppedClock(), "block_bytes": BLOCK,
+            "pinned": set(), "known": set().intersection, "monotonic": StoppedClock(), "block_bytes": BLOCK,
             "margin_bytes": 0, "disk_reserve_bytes": 0, **options,
         }  # fmt: skip
         opened.append(PackCache(tmp_path / "cache", budget_bytes, **settings))

@@ -52,8 +52,9 @@ class CacheMachine(RuleBasedStateMachine):
         known = {pack.name for pack in self.packs if pack.state == "stored"}
         self.claims = 0
         self.cache = PackCache(
-            self.directory / "cache", BUDGET, pinned=pinned, known=known, monotonic=StoppedClock(),
-            block_bytes=BLOCK, margin_bytes=0, disk_reserve_bytes=0, descriptors_max=3,
+            self.directory / "cache", BUDGET, pinned=pinned, known=known.intersection,
+            monotonic=StoppedClock(), block_bytes=BLOCK, margin_bytes=0,
+            disk_reserve_bytes=0, descriptors_max=3,
         )  # fmt: skip
 
     def teardown(self) -> None:

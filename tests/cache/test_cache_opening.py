@@ -31,7 +31,7 @@ def test_a_restart_keeps_pins_and_clean_blocks_and_deletes_the_unknown(
         write(cache, name)
     cache.unpin(CLEAN)
     cache.invalidate(CLEAN, BLOCK, 3 * BLOCK)
-    cache = open_cache(pinned={PINNED}, known={PINNED, CLEAN})
+    cache = open_cache(pinned={PINNED}, known={PINNED, CLEAN}.intersection)
     stats = cache.stats()
     assert (stats.pinned_bytes, stats.clean_bytes, stats.files, stats.blocks) == (7 * BLOCK, 4 * BLOCK, 2, 4)
     assert stats.used_bytes == allocated_on_disk(tmp_path / "cache")
@@ -82,7 +82,7 @@ def test_half_filled_blocks_are_freed(open_cache: OpenCache, tmp_path: Path) -> 
         file.write(content(CLEAN, 16 * BLOCK)[8 * BLOCK : 14 * BLOCK])  # whole, then half of the last
         file.truncate(15 * BLOCK)
     path.chmod(0o600)
-    cache = open_cache(known={CLEAN}, **options)
+    cache = open_cache(known={CLEAN}.intersection, **options)
     assert cache.missing(CLEAN, 0, 16 * BLOCK) == [(4 * BLOCK, 4 * BLOCK), (12 * BLOCK, 4 * BLOCK)]
     assert cache.stats().used_bytes == 8 * BLOCK == allocated_on_disk(tmp_path / "cache")
 
@@ -90,7 +90,7 @@ def test_half_filled_blocks_are_freed(open_cache: OpenCache, tmp_path: Path) -> 
 def test_a_torn_end_heals_when_the_reader_knows_the_size(open_cache: OpenCache, tmp_path: Path) -> None:
     open_cache()
     pack_path(tmp_path / "cache", CLEAN).write_bytes(content(CLEAN, SIZE)[: BLOCK + 1000])
-    cache = open_cache(known={CLEAN})
+    cache = open_cache(known={CLEAN}.intersection)
     assert cache.read(CLEAN, BLOCK + 900, 200) is None
     assert cache.missing(CLEAN, BLOCK + 900, 200, size=SIZE) == [(BLOCK, BLOCK)]
     cache.fill(CLEAN, BLOCK, content(CLEAN, SIZE)[BLOCK : 2 * BLOCK])
@@ -106,7 +106,7 @@ def test_garbage_of_any_kind_is_deleted(open_cache: OpenCache, tmp_path: Path) -
     (top / "00" / PINNED).write_bytes(b"wrong directory")
     pack_path(tmp_path / "cache", CLEAN).write_bytes(b"")
     pack_path(tmp_path / "cache", UNKNOWN).symlink_to(secret)
-    cache = open_cache(pinned={PINNED, UNKNOWN}, known={CLEAN})
+    cache = open_cache(pinned={PINNED, UNKNOWN}, known={CLEAN}.intersection)
     assert cache.stats().files == 0
     assert [path.name for path in top.glob("*/*")] == [UNKNOWN]
     cache.fill(UNKNOWN, 0, b"y" * BLOCK)
@@ -117,11 +117,11 @@ def test_a_smaller_budget_evicts_at_the_start(open_cache: OpenCache, tmp_path: P
     cache = open_cache()
     for name in (PINNED, CLEAN, UNKNOWN):
         write(cache, name)
-    cache = open_cache(10 * BLOCK, pinned={PINNED}, known={CLEAN, UNKNOWN})
+    cache = open_cache(10 * BLOCK, pinned={PINNED}, known={CLEAN, UNKNOWN}.intersection)
     stats = cache.stats()
     assert (stats.used_bytes, stats.pinned_bytes) == (10 * BLOCK, 7 * BLOCK)
     assert allocated_on_disk(tmp_path / "cache") == 10 * BLOCK
-    cache = open_cache(2 * BLOCK, pinned={PINNED}, known={CLEAN, UNKNOWN})
+    cache = open_cache(2 * BLOCK, pinned={PINNED}, known={CLEAN, UNKNOWN}.intersection)
     assert cache.stats().used_bytes == 7 * BLOCK, "what is pinned stays, whatever the budget"
     assert not cache.reserve(1)
 
@@ -130,7 +130,7 @@ def test_two_gateways_never_share_a_directory(open_cache: OpenCache, tmp_path: P
     script = (
         "import sys, time, pathlib, cache\n"
         "directory = pathlib.Path(sys.argv[1])\n"
-        "held = cache.PackCache(directory, 1 << 20, pinned=(), known=(), monotonic=time.monotonic)\n"
+        "held = cache.PackCache(directory, 1 << 20, pinned=(), known=set, monotonic=time.monotonic)\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
     )
@@ -169,7 +169,13 @@ def test_a_file_system_that_hides_holes_is_refused(open_cache: OpenCache) -> Non
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheUnsuitable, match="choose another"):
-        PackCache(tmp_path / "file" / "cache", 1 << 20, pinned=(), known=(), monotonic=StoppedClock())
+        PackCache(
+            tmp_path / "file" / "cache",
+            1 << 20,
+            pinned=(),
+            known=set,
+            monotonic=StoppedClock(),
+        )
 
 
 @pytest.mark.parametrize("block_bytes", [0, 1000, 5000, 6144])
@@ -194,7 +200,7 @@ def test_a_cache_file_that_cannot_be_read_is_dropped_but_a_pinned_one_is_not(
     with pytest.raises(CacheUnsuitable, match="not in the store yet"):
         open_cache(pinned={CLEAN}, disk=disk)
     assert pack_path(tmp_path / "cache", CLEAN).exists()
-    cache = open_cache(known={CLEAN}, disk=disk)
+    cache = open_cache(known={CLEAN}.intersection, disk=disk)
     assert cache.stats().files == 0
     assert not pack_path(tmp_path / "cache", CLEAN).exists()
 
@@ -217,3 +223,19 @@ def test_every_directory_above_a_pack_survives_power_loss(open_cache: OpenCache,
     path = pack_path(tmp_path / "cache", PINNED)
     for directory in list(path.parents)[:4]:
         assert str(directory) in disk.synced
+
+
+def test_nobody_is_asked_what_is_known_when_there_is_nothing_but_what_is_pinned(
+    open_cache: OpenCache,
+) -> None:
+    asked: list[set[str]] = []
+
+    def known(names: set[str]) -> set[str]:
+        asked.append(names)
+        return names
+
+    write(open_cache(known=known), PINNED)
+    open_cache(pinned={PINNED}, known=known)
+    assert asked == []
+    open_cache(pinned={UNKNOWN}, known=known)
+    assert asked == [{PINNED}]

@@ -33,13 +33,21 @@ MAKING = msgspec.structs.replace(
 )
 
 
+def directory_name(number: int) -> bytes:
+    return b"folder-%05d" % number
+
+
+def file_name(number: int) -> bytes:
+    return b"document-%07d.txt" % number
+
+
 async def make(runtime: Runtime, count: int) -> None:
     """That many files of a few bytes, in directories of a thousand."""
     directory = ROOT_INODE
     names, files = runtime.volume.namespace, runtime.volume.files
 
     async def write(number: int, parent: int) -> None:
-        ino = names.mknod(parent, b"document-%07d.txt" % number, 0o100644, 0, ROOT_USER).ino
+        ino = names.mknod(parent, file_name(number), 0o100644, 0, ROOT_USER).ino
         files.opened(ino)
         try:
             await files.write(ino, 0, b"content of document %d" % number)
@@ -49,9 +57,8 @@ async def make(runtime: Runtime, count: int) -> None:
 
     for first in range(0, count, BATCH):
         if first % PER_DIRECTORY == 0:
-            directory = names.mkdir(
-                ROOT_INODE, b"folder-%05d" % (first // PER_DIRECTORY), 0o755, ROOT_USER
-            ).ino
+            name = directory_name(first // PER_DIRECTORY)
+            directory = names.mkdir(ROOT_INODE, name, 0o755, ROOT_USER).ino
         async with trio.open_nursery() as nursery:
             for number in range(first, min(first + BATCH, count)):
                 nursery.start_soon(write, number, directory)

@@ -48,8 +48,8 @@ class World:
 
     def _open_cache(self, budget_bytes: int, pinned: set[str]) -> PackCache:
         return PackCache(
-            self.top, budget_bytes, pinned=pinned, known=pinned, monotonic=lambda: 0.0, block_bytes=BLOCK,
-            margin_bytes=0, disk_reserve_bytes=0, disk=self.disk,
+            self.top, budget_bytes, pinned=pinned, known=pinned.intersection, monotonic=lambda: 0.0,
+            block_bytes=BLOCK, margin_bytes=0, disk_reserve_bytes=0, disk=self.disk,
         )  # fmt: skip
 
 
