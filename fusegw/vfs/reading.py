@@ -39,8 +39,8 @@ _LOADS_MAX = 64
 """Chunks on their way beyond which nothing is read ahead."""
 _FAR = 4
 """Size of the far window, in near ones."""
-_FAR_STEP_BYTES = 24 << 20
-"""Raw bytes that are fetched together there; what is left at a file's end may be less."""
+_FAR_STEP = 1.5
+"""What is fetched together there, in near windows; at a file's end it may be less."""
 _FAR_STEPS_MAX = 4
 """Such fetches at one time, of all readers."""
 _FAR_REST_S = 30.0
@@ -223,12 +223,10 @@ class Reading:
 
     def _look_far_ahead(self, rows: Readable, stream: _Stream, row: Inode, end: int) -> None:
         start = max(stream.far, stream.fetched, end)
-        target = min(end + _FAR * stream.window, row.size)
-        if self._far_steps >= _FAR_STEPS_MAX or target - start < min(
-            _FAR_STEP_BYTES, max(1, row.size - start)
-        ):
+        step = min(int(_FAR_STEP * stream.window), row.size - start)
+        if self._far_steps >= _FAR_STEPS_MAX or not 0 < step <= end + _FAR * stream.window - start:
             return
-        target = min(target, start + _FAR_STEP_BYTES)
+        target = start + step
         found = extents.covering(rows, row.ino, start, target)
         numbers = {extent.chunk: None for _, extent in found if extent.chunk != HOLE}
         stream.far = target
