@@ -37,6 +37,8 @@ from fusegw.vfs.usage import Usage
 
 INLINE_BYTES = 128 << 10
 """A file with no more than this in memory is stored at once when it is closed, without a thread."""
+SMALL_BYTES = 1 << 20
+"""A file with no more than this in memory is not one of those that fill it."""
 IDLE_S = 1.0
 AGE_MAX_S = 5.0
 
@@ -130,7 +132,7 @@ class Files:
         if offset + length > FILE_SIZE_MAX:
             raise OSError(errno.EFBIG, "file would be larger than 8 EiB")
         self._regular(ino)
-        if self._in_memory > self._memory_max_bytes:
+        if self._in_memory > self._memory_max_bytes and not self._may_pass(ino, length):
             await self._relieve()
         if not self._pressure.admit_nowait(length):
             self.send_all()
@@ -356,6 +358,12 @@ class Files:
         self._usage.settled(file.ino, self.unsettled_bytes(file.ino))
         if not file.runs:
             self._dirty.pop(file.ino, None)
+
+    def _may_pass(self, ino: int, length: int) -> bool:
+        """Small files do not wait for the memory that streams fill: a quarter more of it is theirs."""
+        if self.unsettled_bytes(ino) + length > SMALL_BYTES:
+            return False
+        return self._in_memory + length <= self._memory_max_bytes * 5 // 4
 
     async def _relieve(self) -> None:
         """Memory is short: send the oldest data, wait a bounded time for some of it to be gone."""

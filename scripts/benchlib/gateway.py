@@ -30,8 +30,9 @@ _PROGRAM, _FAR = "fusegw.cli.main", "scripts.benchlib.distant"
 
 def buffers_bytes(tuning: Tuning = Tuning()) -> int:
     """What a gateway with one volume may hold in memory by its settings: packs on their way to the store,
-    written data that is in no pack yet, chunks kept decoded, and those read ahead."""
-    written: int = inspect.signature(Files).parameters["memory_max_bytes"].default
+    written data that is in no pack yet (a quarter more of it in small files), chunks kept decoded, and those
+    read ahead."""
+    written: int = inspect.signature(Files).parameters["memory_max_bytes"].default * 5 // 4
     uploads = tuning.upload_parallelism * tuning.pack_size_bytes
     return uploads + written + DECODED_BYTES_MAX + tuning.read_ahead_bytes
 
