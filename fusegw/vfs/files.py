@@ -160,7 +160,7 @@ class Files:
         self._losses.written(ino, offset, offset + length)
         now = self._clock.time_ns()
         self._inodes.hold(replace(inode, size=max(inode.size, offset + length), mtime_ns=now, ctime_ns=now))
-        if len(run.data) >= self._streams.threshold_bytes and not file.cutting:
+        if run.nbytes >= self._streams.threshold_bytes and not file.cutting:
             self._cut(file, run)
         return length
 
@@ -383,14 +383,14 @@ class Files:
     def _cut(self, file: File, run: Run) -> None:
         """A long run starts on its way."""
         file.runs.remove(run)
-        self._launch(file, [Range(run.start, run.data)])
+        self._launch(file, [Range(run.start, run.buffer())])
         self._streams.cut(file, self._submit_cut)
 
     def _submit_cut(self, file: File, flight: Flight, cuts: list[Cut]) -> None:
         """It is known where the flight may be cut: the rest goes back to the runs, unless something else
         became of that part since."""
         [part] = flight.job.ranges
-        assert isinstance(part.data, bytearray), "what runs have"
+        assert isinstance(part.data, bytearray), "a run's own buffer"
         length, end = sum(piece for piece, _ in cuts), part.offset + len(part.data)
         rest, start = part.data[length:], part.offset + length
         if rest and flight.clip >= end and not file.runs.within(start, end):
@@ -417,7 +417,7 @@ class Files:
         nbytes = 0
         for run in file.runs.take():
             batch.append(Range(run.start, run.data))
-            nbytes += len(run.data)
+            nbytes += run.nbytes
             if nbytes >= STREAM_BYTES:
                 self._submit(file, batch)
                 batch, nbytes = [], 0

@@ -1,19 +1,74 @@
-"""Written bytes of one file that are not on their way yet: disjoint runs, sequential writes merged."""
+"""Written bytes of one file that are not on their way yet: disjoint runs, sequential writes merged.
+
+What a stream brings is kept in the pieces it came in and joined once, when somebody wants the whole: growing
+one buffer by each of them would copy it again and again. Pieces belong to the run; nobody else changes them.
+"""
 
 from bisect import bisect_right
 
-import msgspec
+Piece = bytes | bytearray
+
+_TINY_BYTES = 4 << 10
+"""Pieces shorter than this are put together at once: a list of them would cost more than they do."""
+_TOGETHER_BYTES = 1 << 20
 
 
-class Run(msgspec.Struct, gc=False):
-    """Bytes from file offset `start`."""
+class Run:
+    """`nbytes` bytes from file offset `start`."""
 
-    start: int
-    data: bytearray
+    __slots__ = ("_pieces", "nbytes", "start")
+
+    def __init__(self, start: int, data: Piece) -> None:
+        self.start = start
+        self.nbytes = len(data)
+        self._pieces: list[Piece] = [data]
 
     @property
     def end(self) -> int:
-        return self.start + len(self.data)
+        return self.start + self.nbytes
+
+    @property
+    def data(self) -> Piece:
+        """All bytes, to be read."""
+        return self._pieces[0] if len(self._pieces) == 1 else self.buffer()
+
+    def buffer(self) -> bytearray:
+        """All bytes, to be changed; who changes how many there are takes the run out of its `Runs` first."""
+        first = self._pieces[0]
+        if len(self._pieces) == 1 and isinstance(first, bytearray):
+            return first
+        joined = bytearray().join(self._pieces)
+        self._pieces = [joined]
+        return joined
+
+    def append(self, data: Piece) -> None:
+        """More bytes at the end."""
+        self.nbytes += len(data)
+        last = self._pieces[-1]
+        if len(data) >= _TINY_BYTES:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray) and len(last) < _TOGETHER_BYTES:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def prepend(self, data: Piece) -> None:
+        """More bytes before the start, which moves."""
+        self._pieces.insert(0, data)
+        self.nbytes += len(data)
+        self.start -= len(data)
+
+    def overwrite(self, offset: int, data: Piece) -> None:
+        """Put `data` at this file offset, which lies in the run or at its end; it may reach beyond that."""
+        buffer = self.buffer()
+        position = offset - self.start
+        buffer[position : position + len(data)] = data
+        self.nbytes = len(buffer)
+
+    def truncate(self, size: int) -> None:
+        """Keep what lies before this file offset, which is in the run."""
+        del self.buffer()[size - self.start :]
+        self.nbytes = size - self.start
 
 
 class Runs:
@@ -28,12 +83,12 @@ class Runs:
     def __bool__(self) -> bool:
         return bool(self._runs)
 
-    def write(self, offset: int, data: bytes | bytearray) -> Run:
+    def write(self, offset: int, data: Piece) -> Run:
         """Put `data` at `offset` over what was there; returns the run that now holds it."""
         runs = self._runs
         if runs and runs[-1].end == offset:
             run = runs[-1]
-            run.data += data
+            run.append(data)
             self.nbytes += len(data)
             return run
         end = offset + len(data)
@@ -42,25 +97,10 @@ class Runs:
             first -= 1
         last = bisect_right(runs, end, key=_start)
         touched = runs[first:last]
-        if not touched:
-            run = Run(offset, bytearray(data))
-            runs.insert(first, run)
-            self.nbytes += len(data)
-            return run
-        before = sum(len(run.data) for run in touched)
-        run = touched[0]
-        if offset < run.start:
-            run = Run(offset, bytearray(data))
-            rest = touched
-        else:
-            position = offset - run.start
-            run.data[position : position + len(data)] = data
-            rest = touched[1:]
-        for other in rest:
-            if other.end > run.end:
-                run.data += memoryview(other.data)[run.end - other.start :]
+        before = sum(run.nbytes for run in touched)
+        run = _merged(offset, data, touched)
+        self.nbytes += run.nbytes - before
         runs[first:last] = [run]
-        self.nbytes += len(run.data) - before
         return run
 
     def within(self, start: int, end: int) -> list[Run]:
@@ -78,20 +118,37 @@ class Runs:
             run = runs[-1]
             if run.start < size:
                 self.nbytes -= run.end - size
-                del run.data[size - run.start :]
+                run.truncate(size)
                 return
-            self.nbytes -= len(run.data)
+            self.nbytes -= run.nbytes
             runs.pop()
 
     def remove(self, run: Run) -> None:
         """Take one of the runs out."""
         self._runs.remove(run)
-        self.nbytes -= len(run.data)
+        self.nbytes -= run.nbytes
 
     def take(self) -> list[Run]:
         """All runs; none is left."""
         runs, self._runs, self.nbytes = self._runs, [], 0
         return runs
+
+
+def _merged(offset: int, data: Piece, touched: list[Run]) -> Run:
+    """One run of `data` and of what the runs that it overlaps or touches have around it."""
+    if not touched:
+        return Run(offset, data)
+    run, rest = touched[0], touched[1:]
+    if offset + len(data) == run.start:
+        run.prepend(data)
+    elif offset < run.start:
+        run, rest = Run(offset, data), touched
+    else:
+        run.overwrite(offset, data)
+    for other in rest:
+        if other.end > run.end:
+            run.append(bytes(memoryview(other.data)[run.end - other.start :]))
+    return run
 
 
 def _start(run: Run) -> int:

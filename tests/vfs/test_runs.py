@@ -1,5 +1,6 @@
 """Runs against a plain byte map."""
 
+import tracemalloc
 from itertools import pairwise
 
 from hypothesis import given
@@ -54,6 +55,32 @@ def test_sequential_writes_become_one_run() -> None:
         runs.write(position, b"x" * 512)
     assert [(run.start, len(run.data)) for run in runs.take()] == [(0, 4096)]
     assert not runs and runs.nbytes == 0
+
+
+def test_pieces_of_any_length_are_joined_in_order() -> None:
+    """Tiny ones, of which some are put together at once, and others, which are kept as they came."""
+    runs, expected = Runs(), b""
+    for number, length in enumerate([1, 5000, 1, 1, 4096, 4095, 1 << 20, 3, 1 << 20, 7] * 3):
+        data = bytes([number]) * length
+        runs.write(len(expected), data)
+        expected += data
+    (run,) = runs.within(0, len(expected))
+    assert (run.start, run.end, bytes(run.data)) == (0, len(expected), expected)
+    runs.write(0, b"new")
+    assert bytes(run.buffer()) == b"new" + expected[3:]
+
+
+def test_tiny_pieces_do_not_cost_more_than_they_hold() -> None:
+    runs = Runs()
+    for offset in range(200_000):
+        runs.write(offset, b"x")
+    tracemalloc.start()
+    try:
+        for offset in range(200_000, 400_000):
+            runs.write(offset, bytes([offset % 256]))
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_within_finds_only_what_overlaps() -> None:
