@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import fusegw.store
 from fusegw.cli.main import main
+from fusegw.store import opening
 from fusegw.store.base import ObjectInfo, ObjectStore
 from fusegw.store.throttle import ThrottledStore
 
@@ -61,5 +61,5 @@ def _throttled(inner: ObjectStore, **bounds: Any) -> ThrottledStore:
 
 
 if __name__ == "__main__":
-    vars(fusegw.store)["ThrottledStore"] = _throttled
+    vars(opening)["ThrottledStore"] = _throttled
     sys.exit(main())

@@ -26,7 +26,7 @@ from fusegw.meta.beside import IndexBeside
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.opening import DATA_NAME
 from fusegw.meta.schema import CHUNK, CHUNK_ID, DIRENT, EXTENT, PACK, POSITION
-from fusegw.store import open_store
+from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
 from fusegw.vfs.fresh import create_volume_root
 from tests.e2e.generated import PER_DIRECTORY, directory_name, file_name, fill, path_of, sizes
