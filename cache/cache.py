@@ -243,6 +243,32 @@ class PackCache:
                 self._counters.miss_bytes += length
         return None
 
+    def read_nowait(self, name: str, offset: int, length: int) -> bytes | None:
+        """Those bytes if the kernel has them in memory and the file is open, at once; else None.
+
+        Not authenticated. A hit when it has them, and nothing otherwise: then `read` follows.
+        """
+        with self._space.lock:
+            file = self._space.files.get(name)
+            if file is None or not self._present(file, offset, offset + length):
+                return None
+            epoch = file.epoch
+            handle = self._space.handles.acquire(file)
+        if handle is None:
+            return None
+        try:
+            data = self.disk.pread_nowait(handle.fd, length, offset)
+        finally:
+            self._space.release_handle(handle)
+        if data is None:
+            return None
+        with self._space.lock:
+            if file.epoch != epoch:
+                return None
+            self._counters.hits += 1
+            self._counters.hit_bytes += length
+        return data
+
     def read_pinned(self, name: str, size: int) -> bytes | None:
         """The first `size` bytes of a pinned pack file, for its upload: no hit and no miss.
 

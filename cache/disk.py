@@ -30,6 +30,10 @@ class Disk(Protocol):
         """Up to `length` bytes; fewer only at the end of the file."""
         ...
 
+    def pread_nowait(self, fd: int, length: int, offset: int) -> bytes | None:
+        """Exactly `length` bytes if they are in memory, so that nobody waits for a device; else None."""
+        ...
+
     def pwrite(self, fd: int, data: Buffer, offset: int) -> None:
         """All of `data`, or OSError."""
         ...
@@ -99,6 +103,14 @@ class OsDisk:
                 break
             data += more
         return data
+
+    def pread_nowait(self, fd: int, length: int, offset: int) -> bytes | None:
+        buffer = bytearray(length)
+        try:
+            present = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:  # not in memory, or a file system that cannot tell
+            return None
+        return bytes(buffer) if present == length else None
 
     def pwrite(self, fd: int, data: Buffer, offset: int) -> None:
         written = os.pwrite(fd, data, offset)

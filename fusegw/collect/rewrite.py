@@ -131,6 +131,9 @@ class LivingSource:
                 return b"".join(parts)
         return self._cache.read(name, offset, length, counted=False)
 
+    def read_nowait(self, name: str, offset: int, length: int) -> bytes | None:
+        """Nothing: whoever reads here may wait."""
+
     def missing(self, name: str, offset: int, length: int, *, size: int | None = None) -> list[Range]:
         """All of it: asked for after it was not found, or found damaged."""
         return [(offset, length)]

@@ -22,6 +22,10 @@ class PackRanges(Protocol):
         """Exactly those bytes, not authenticated; None when any of them is not here."""
         ...
 
+    def read_nowait(self, name: str, offset: int, length: int) -> bytes | None:
+        """The same bytes, if that takes no waiting for a device; else None."""
+        ...
+
     def missing(self, name: str, offset: int, length: int, *, size: int | None = None) -> list[Range]:
         """(offset, length) of what must be fetched before those bytes can be read, ascending."""
         ...

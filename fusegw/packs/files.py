@@ -40,6 +40,9 @@ class PackFiles:
                     return data
         return None
 
+    def read_nowait(self, name: str, offset: int, length: int) -> bytes | None:
+        """Nothing: files are not kept open here."""
+
     def missing(self, name: str, offset: int, length: int, *, size: int | None = None) -> list[Range]:
         """All of it, whatever is here: a range is asked for after it was not found, or found damaged."""
         return [] if name in self._alone else [(offset, length)]

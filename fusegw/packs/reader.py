@@ -82,6 +82,18 @@ class PackReader:
                 chunks.append(None)
         return chunks
 
+    def read_nowait(self, ref: ChunkRef) -> bytes | None:
+        """The chunk if it is in memory, the writer's or the kernel's, and whole; None: ask in a thread, which
+        may wait. For small chunks: they are opened in the caller's thread."""
+        place = ref.location
+        sealed = None if ref.pack_size else self._peek(place)
+        if sealed is None:
+            sealed = self._cache.read_nowait(ref.pack_id.hex(), place.offset, place.stored)
+        try:
+            return None if sealed is None else self._open(ref, sealed)
+        except Corrupt:
+            return None
+
     def prefetch(self, refs: Sequence[ChunkRef]) -> int:
         """Bring what these chunks need from the store into the cache; bytes that were fetched and kept.
 
