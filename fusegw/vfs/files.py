@@ -67,7 +67,7 @@ class Files:
         self._chunks = chunks
         self._usage = usage
         self._pipeline = pipeline
-        self._streams = Streams(cutter)
+        self._streams = Streams(cutter, self._submit_cut)
         self._reading = reading
         self._committer = committer
         self._pressure = pressure
@@ -384,7 +384,7 @@ class Files:
         """A long run starts on its way."""
         file.runs.remove(run)
         self._launch(file, [Range(run.start, run.buffer())])
-        self._streams.cut(file, self._submit_cut)
+        self._streams.cut(file)
 
     def _submit_cut(self, file: File, flight: Flight, cuts: list[Cut]) -> None:
         """It is known where the flight may be cut: the rest goes back to the runs, unless something else

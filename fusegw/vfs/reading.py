@@ -173,10 +173,10 @@ class Reading:
     def _sources(self, found: list[tuple[int, Extent]]) -> dict[int, "bytes | _Load"]:
         """Per chunk its bytes, or the load that will have them; starts the loads that are missing."""
         sources: dict[int, bytes | _Load] = {}
-        missing: list[int] = []
+        missing: dict[int, ChunkRef] = {}
         for _, extent in found:
             number = extent.chunk
-            if number == HOLE or number in sources:
+            if number == HOLE or number in sources or number in missing:
                 continue
             raw = self._decoded.get(number)
             if raw is not None:
@@ -184,17 +184,20 @@ class Reading:
                 sources[number] = raw
             elif number in self._loads:
                 sources[number] = self._loads[number]
-            elif (small := self._small_now(number)) is not None:
-                sources[number] = small
             else:
-                missing.append(number)
+                # Where it lies is looked up while it is surely referred to.
+                ref = self._reference(number)
+                small = self._small_now(number, ref)
+                if small is None:
+                    missing[number] = ref
+                else:
+                    sources[number] = small
         if missing:
-            sources.update(self._start(list(dict.fromkeys(missing))))
+            sources.update(self._start(missing))
         return sources
 
-    def _small_now(self, number: int) -> bytes | None:
+    def _small_now(self, number: int, ref: ChunkRef) -> bytes | None:
         """A small chunk that is in memory is opened here and now: to reach a thread would take longer."""
-        ref = self._reference(number)
         if ref.location.stored > _SMALL_BYTES or ref.location.raw > _SMALL_RAW_BYTES:
             return None
         raw = self._reader.read_nowait(ref)
@@ -221,17 +224,17 @@ class Reading:
             return
         if len(self._loads) > _LOADS_MAX:
             return
-        batch: list[int] = []
+        batch: dict[int, ChunkRef] = {}
         nbytes = 0
         for _, extent in extents.covering(rows, row.ino, start, target):
             number = extent.chunk
             if number == HOLE or number in self._decoded or number in self._loads or number in batch:
                 continue
-            batch.append(number)
+            batch[number] = self._reference(number)
             nbytes += extent.length
             if nbytes >= _LOAD_BYTES:
                 self._start(batch)
-                batch, nbytes = [], 0
+                batch, nbytes = {}, 0
         if batch:
             self._start(batch)
         stream.fetched = target
@@ -261,12 +264,11 @@ class Reading:
             self._far_wanted = False
             self._far_rest_until = trio.current_time() + _FAR_REST_S
 
-    def _start(self, numbers: list[int]) -> dict[int, _Load]:
-        """Begin to load chunks; where they are is looked up now, while they are surely referred to."""
-        refs = [self._reference(number) for number in numbers]
-        loads = {number: _Load() for number in numbers}
+    def _start(self, refs: dict[int, ChunkRef]) -> dict[int, _Load]:
+        """Begin to load chunks, which lie there."""
+        loads = {number: _Load() for number in refs}
         self._loads.update(loads)
-        self._nursery.start_soon(self._load, loads, refs)
+        self._nursery.start_soon(self._load, loads, list(refs.values()))
         return loads
 
     async def _load(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:

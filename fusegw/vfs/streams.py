@@ -69,9 +69,10 @@ Landed = Callable[[File, Flight, list[Cut]], None]
 class Streams:
     """Cuts flights one after the other. Loop thread only; `run` must be running."""
 
-    def __init__(self, cutter: Cutter) -> None:
+    def __init__(self, cutter: Cutter, landed: Landed) -> None:
         self._cutter = cutter
-        self._queue: deque[tuple[File, Flight, Landed]] = deque()
+        self._landed = landed
+        self._queue: deque[tuple[File, Flight]] = deque()
         self._idle = trio.lowlevel.ParkingLot()
         self._waiting = trio.lowlevel.ParkingLot()
         self._limiter = trio.CapacityLimiter(1)
@@ -81,16 +82,16 @@ class Streams:
         self.threshold_bytes = max(STREAM_BYTES, cutter.max_bytes + 1)
         """Runs from this length on have a cut that more data cannot move."""
 
-    def cut(self, file: File, landed: Landed) -> None:
+    def cut(self, file: File) -> None:
         """Have the file's newest flight cut, which is one range that nobody else writes to."""
         file.cutting = True
         self.nbytes += file.flights[-1].job.nbytes
-        self._queue.append((file, file.flights[-1], landed))
+        self._queue.append((file, file.flights[-1]))
         self._idle.unpark()
 
     async def landed(self, file: File | None = None) -> None:
         """Wait until what is being cut by now has landed, of this file or of all, whatever comes later."""
-        places = [place for place, (one, _, _) in enumerate(self._queue, 1) if file is None or one is file]
+        places = [place for place, (one, _) in enumerate(self._queue, 1) if file is None or one is file]
         last = self._done + places[-1] if places else 0
         while self._done < last:
             await self._waiting.park()
@@ -100,12 +101,12 @@ class Streams:
         while True:
             while not self._queue:
                 await self._idle.park()
-            file, flight, landed = self._queue[0]
+            file, flight = self._queue[0]
             [part] = flight.job.ranges
             cuts = await trio.to_thread.run_sync(self._cutter.cut_stream, part.data, limiter=self._limiter)
             self._queue.popleft()
             self._done += 1
             self.nbytes -= flight.job.nbytes
             file.cutting = False
-            landed(file, flight, cuts)
+            self._landed(file, flight, cuts)
             self._waiting.unpark_all()
