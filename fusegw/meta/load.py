@@ -19,7 +19,6 @@ from fusegw.errors import Corrupt
 from fusegw.meta.derived import chunk_id_row, position_row
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.records import decode_records
-from fusegw.meta.runs import Runs
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
@@ -31,6 +30,7 @@ from fusegw.meta.schema import (
     Head,
     encode_head,
 )
+from fusegw.meta.sorted_runs import SortedRuns
 
 TRANSACTION_BYTES = 32 << 20
 """Rows written at which a transaction is committed."""
@@ -55,7 +55,7 @@ class Load:
         self._positions: list[bytes] = []
         self._positions_bytes = 0
         self._chunk_ids: list[bytes] = []
-        self._chunk_id_runs = Runs(metadata.directory, _CHUNK_ID_SIZE)
+        self._chunk_id_runs = SortedRuns(metadata.directory, _CHUNK_ID_SIZE)
         self._exceptions: list[bytes] = []
         self._tables = {table.code: table for table in LOGGED_TABLES}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fusegw.errors import Full
-from fusegw.meta import runs
+from fusegw.meta import sorted_runs
 from fusegw.meta.load import Load
 from fusegw.meta.records import encode_put
-from fusegw.meta.runs import Runs
 from fusegw.meta.schema import CHUNK, CHUNK_ID, Chunk, Head, chunk_key
+from fusegw.meta.sorted_runs import SortedRuns
 from tests.meta.indexes import open_index
 
 
@@ -26,8 +26,8 @@ def rows_of(seed: int, count: int) -> list[bytes]:
 def test_runs_come_back_in_one_order(
     tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_BLOCK_ROWS", 8)
-    sorter, everything = Runs(tmp_path, 5), rows_of(99, 20)
+    monkeypatch.setattr(sorted_runs, "_BLOCK_ROWS", 8)
+    sorter, everything = SortedRuns(tmp_path, 5), rows_of(99, 20)
     last = list(everything)
     for seed, size in enumerate(sizes):
         run = rows_of(seed, size)
@@ -39,7 +39,7 @@ def test_runs_come_back_in_one_order(
 
 
 def test_rows_that_are_gone_are_not_passed_over(tmp_path: Path) -> None:
-    sorter = Runs(tmp_path, 5)
+    sorter = SortedRuns(tmp_path, 5)
     sorter.add(rows_of(1, 100))
     merged = sorter.merged([])
     assert sorter._file is not None
@@ -92,9 +92,9 @@ def test_of_several_chunks_with_one_key_the_newest_is_found(
 
 
 def test_a_full_disk_below_the_runs_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Runs, rows: list[bytes]) -> None:
+    def refuse(self: SortedRuns, rows: list[bytes]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Runs, "add", refuse)
+    monkeypatch.setattr(SortedRuns, "add", refuse)
     with pytest.raises(Full, match="free disk space"):
         load_chunks(tmp_path, [bytes(32)], run_bytes=1)

@@ -14,7 +14,7 @@ from pathlib import Path
 _BLOCK_ROWS = 2048
 
 
-class Runs:
+class SortedRuns:
     """Rows of `row_size` bytes each. The file, once there is one, lies in `directory`; OSError when its disk
     fails. For one thread at a time; close it."""
 
