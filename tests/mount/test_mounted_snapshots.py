@@ -67,6 +67,15 @@ def spoil(root: Path) -> None:
     (root / "new").write_bytes(b"new")
 
 
+def commit(directory: Path) -> None:
+    """What was done before is in the index: what commands count is its newest commit."""
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def listed(directory: Path) -> list[str]:
     """As `find -ls` tells it, in order, without what belongs to the place it is seen at."""
     command = ["find", ".", "-printf", r"%P %M %n %U %G %s %T@ %l\n"]
@@ -235,6 +244,7 @@ def test_what_the_commands_say(gateway: Gateway) -> None:
     assert first["stored"] and first["files"] == 8 and first["logical_bytes"] == 600_012
     assert first["made_by"] == "hand" and first["locked_until_unix_s"] > first["created_unix_s"] + 3000
     spoil(gateway.root)
+    commit(gateway.root)
     shown_now = json.loads(gateway.command("snapshot", "show", NAME, "first", "--json"))
     assert (shown_now["held_logical_bytes"], shown_now["unique_logical_bytes"]) == (600_012, 600_012)
     assert 0 < shown_now["unique_stored_bytes"] == shown_now["held_stored_bytes"]
