@@ -47,6 +47,8 @@ DECODED_BYTES_MIN = 24 << 20
 """What each of several volumes may keep decoded: a reader's window and what is on its way."""
 UNIFIED_FSID = 0x6675736567770000
 
+_M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 128 << 20
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 32 << 20
 _M_ARENA_MAX, _ARENAS_MAX = -8, 2
 _GC_THRESHOLDS = (20_000, 20, 50)
 
@@ -67,12 +69,24 @@ def run(
     who wait for a time wake up (default: the operating system's).
     """
     sys.setswitchinterval(SWITCH_S)
-    # Each thread would get a heap of its own, and each would keep what it once held of chunks and blocks.
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS_MAX)
+    _keep_memory()
     try:
         trio.run(_gateway, settings, on_ready, disk or OsDisk(), clock or SystemClock(), clock=loop_clock)
     except BaseExceptionGroup as group:
         raise telling(group) from group
+
+
+def _keep_memory() -> None:
+    """Settings of the C library's malloc (mallopt(3)).
+
+    Buffers of a MiB and more come and go with every request; taken from the kernel and given back each time,
+    all their pages would be found and cleared anew. Each thread would get a heap of its own, and each would
+    keep what it once held of chunks and blocks.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_ARENA_MAX, _ARENAS_MAX)
+    libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+    libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk, clock: Clock) -> None:

@@ -21,6 +21,8 @@ _LOCK_NAME = "lock.mdb"
 _LOCK_BYTES = 8192
 """As LMDB makes it, for 126 readers."""
 _TABLES_MAX = 32
+_MEMORY_SHARE = 4
+"""An index of no more than memory by this is read ahead of what is asked for."""
 
 
 def open_to_write(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, Any]]:
@@ -34,7 +36,7 @@ def open_to_write(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, 
             map_size=map_size_bytes,
             max_dbs=_TABLES_MAX,
             mode=0o600,
-            readahead=False,
+            readahead=_fits_memory(directory / DATA_NAME),
             max_spare_txns=4,
         )
     except lmdb.LockError as error:
@@ -62,6 +64,13 @@ def open_to_read(directory: Path, map_size_bytes: int) -> tuple[Any, dict[str, A
     except lmdb.Error as error:
         raise _failed(directory, error) from None
     return environment, _databases(environment, directory, create=False)
+
+
+def _fits_memory(data: Path) -> bool:
+    """Whether all of the index may stay in memory: then a page's neighbours are worth reading with it. In a
+    larger one they would only take the place of pages that are needed."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return not data.exists() or data.stat().st_size <= memory_bytes // _MEMORY_SHARE
 
 
 def _databases(environment: Any, directory: Path, *, create: bool) -> dict[str, Any]:

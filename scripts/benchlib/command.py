@@ -207,7 +207,6 @@ def _measure(choice: Choice, keep: Path | None, samples: list[Sample]) -> None:
         _say(f"data in {data}, work in {work}")
         if not machine.forget_pages():
             _say("not root: page caches stay as they are, and reads are not cold")
-        machine.touch_memory(choice.needed_bytes)
         corpus = provide(data, Recipe(choice.size_bytes, choice.files))
         with _stores(choice, work) as places:
             run = partial(run_rounds, corpus=corpus, rounds=choice.rounds, stores=places, report=take)

@@ -92,10 +92,11 @@ def forget_pages() -> bool:
 
 
 def touch_memory(limit_bytes: int, memory_file: Path = Path("/proc/meminfo")) -> int:
-    """Have free memory in hand once, all but a little or `limit_bytes`: how much it was.
+    """Have free memory in hand, all but a little or `limit_bytes`: how much it was.
 
     The host of a virtual machine finds a page when it is first used, which takes ten times as long as filling
-    it: on a machine that was started just now, whoever makes pages first would be measured by that.
+    it, and may take pages back that lie free for some seconds (free page reporting of its balloon). Whoever
+    makes pages, such as those of the page cache, would be measured by that, and by what went before.
     """
     free = next(line for line in memory_file.read_text().splitlines() if line.startswith("MemFree:"))
     size_bytes = min(int(free.split()[1]) * 1024 - _MEMORY_LEFT_BYTES, limit_bytes)

@@ -1,7 +1,8 @@
 """The rounds: every contender does every act, in turns, so that a busy minute of the machine hits all alike.
 
 Each round begins with empty stores and goes through the acts; within an act the contenders take turns, in the
-opposite order every second round. However a round ends, its processes, mounts and files are gone afterwards.
+opposite order every second round. Before each turn memory is touched (`machine.touch_memory`). However a
+round ends, its processes, mounts and files are gone afterwards.
 """
 
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from scripts.benchlib import machine
 from scripts.benchlib.contender import Measured, Participant, Reference, Timed
 from scripts.benchlib.corpus import Corpus
 from scripts.benchlib.results import Sample
@@ -41,6 +43,7 @@ def run_rounds(
                 contender.meet(running)
             for act in acts:
                 for contender in running:
+                    machine.touch_memory(int(act.pages * corpus.day1.stat().st_size))
                     for sample in _samples(act, contender, corpus, number):
                         report(sample)
 

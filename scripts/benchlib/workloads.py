@@ -103,6 +103,8 @@ class Act(msgspec.Struct, frozen=True):
     workloads: tuple[str, ...]
     perform: Callable[[Any, Corpus], Figures]
     after: str | None = None
+    pages: float = 1.0
+    """Memory in which the kernel or a contender keeps what goes by, in multiples of the large file."""
 
 
 def chosen_acts(names: Collection[str], known: "Sequence[Act] | None" = None) -> list[Act]:
@@ -196,18 +198,18 @@ def _stored(contender: Contender, file: Path) -> Timed:
 
 
 ACTS = (
-    Act(("new", "puts"), _new),
-    Act(("day2", "stored"), _day2, after="new"),
-    Act(("cached",), _cached, after="new"),
-    Act(("reread",), _reread, after="new"),
-    Act(("cold",), _cold, after="new"),
-    Act(("first-byte",), _first_byte, after="new"),
+    Act(("new", "puts"), _new, pages=3),
+    Act(("day2", "stored"), _day2, after="new", pages=3),
+    Act(("cached",), _cached, after="new", pages=3),
+    Act(("reread",), _reread, after="new", pages=3),
+    Act(("cold",), _cold, after="new", pages=3),
+    Act(("first-byte",), _first_byte, after="new", pages=0),
     Act(("files", "files-stored", "puts-files"), _tree),
-    Act(("rsync-again",), _rsync_again, after="files"),
-    Act(("find",), _find, after="files"),
+    Act(("rsync-again",), _rsync_again, after="files", pages=0),
+    Act(("find",), _find, after="files", pages=0),
     Act(("tar-out",), _tar_out, after="files"),
-    Act(("rm",), _remove, after="files"),
-    Act(("create-busy",), _create_busy),
+    Act(("rm",), _remove, after="files", pages=0),
+    Act(("create-busy",), _create_busy, pages=3),
     *(Act(case.workloads, partial(_fio, case)) for case in fio.CASES),
-    Act(("rss",), _memory, after="new"),
+    Act(("rss",), _memory, after="new", pages=0),
 )

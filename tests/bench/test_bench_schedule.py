@@ -105,6 +105,20 @@ def test_contenders_take_turns_and_every_second_round_goes_the_other_way(
     ]
 
 
+def test_memory_is_touched_before_each_turn_as_much_as_it_fills(
+    measure: Callable[..., list[Sample]], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal: Journal = []
+    monkeypatch.setattr(machine, "touch_memory", lambda nbytes: journal.append(("touched", str(nbytes))))
+    measure(contender("a", journal), only=["day2"])
+    length = corpus.day1.stat().st_size
+    stored = [(who, what) for who, what in journal if what.startswith("day") or who == "touched"]
+    assert stored == [
+        *(("touched", str(3 * length)), ("a", "day1")),
+        *(("touched", str(3 * length)), ("a", "day2")),
+    ]
+
+
 def test_a_rate_is_work_by_time_and_what_a_contender_cannot_do_gives_no_sample(
     measure: Callable[..., list[Sample]],
 ) -> None:

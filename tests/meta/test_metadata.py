@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusegw.errors import Denied, Full
+from fusegw.meta import opening
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.records import decode_records
 from fusegw.meta.schema import CHUNK_ID, LOG_TAIL, REAP, STATE, XATTR, chunk_key
@@ -353,3 +354,17 @@ def test_without_a_reserve_a_full_disk_takes_nothing(small_disk: Path) -> None:
         assert len(_values(metadata)) == 10
     finally:
         metadata.close()
+
+
+# reading ahead
+
+
+def test_what_is_read_ahead_is_an_index_that_fits_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, expected in ((1, True), (1 << 50, False)):
+        monkeypatch.setattr(opening, "_MEMORY_SHARE", share)
+        open_index(tmp_path).close()
+        environment, _ = opening.open_to_write(tmp_path, 1 << 30)
+        with closing(environment):
+            assert environment.flags()["readahead"] is expected
