@@ -14,6 +14,7 @@ from fusegw.meta.history import decode_row, split_key
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CHUNK_KEY_SIZE,
     CONDEMNED,
     DAMAGED,
     EXTENT,
@@ -32,7 +33,6 @@ from fusegw.meta.schema import (
 from fusegw.packs.format import CODECS, HEADER_SIZE, RAW_SIZE_MAX, RECORD_OVERHEAD
 
 _U64 = 8
-_OFFSET = 16
 
 
 class Data:
@@ -171,7 +171,7 @@ class Data:
     def _compare_marks(self) -> None:
         marked = []
         for key, _ in self._rows.of(DAMAGED):
-            number = int.from_bytes(key[_OFFSET:], "big")
+            number = int.from_bytes(key[CHUNK_KEY_SIZE:], "big")
             chunk = self._rows.get(CHUNK, number)
             if chunk is None or damaged_key(chunk.chunk_id, number) != key:
                 self._rows.problem(f"chunk {number:#x} is marked as damaged, and is another one or none")

@@ -17,8 +17,8 @@ from fusegw.cli.session import Site, complete_volume
 from fusegw.daemon import mountpoint
 from fusegw.daemon.mountpoint import FS_TYPE
 from fusegw.errors import Denied, Invalid, NotFound, Unavailable
-from fusegw.fuse.nodes import SLOT_MASK, SLOT_SHIFT, VOLUME_SHIFT
-from fusegw.meta.schema import INODE_MAX, ROOT_INODE
+from fusegw.fuse.nodes import SLOT_MASK, SLOT_SHIFT, VOLUME_SHIFT, WITHIN_SLOT
+from fusegw.meta.schema import ROOT_INODE
 
 STATE_XATTR = "user.fusegw.state"
 
@@ -70,7 +70,7 @@ def place_of(site: Site, text: str | None) -> Place | None:
             f"{path} is on a mount of {entry.source!r}, which is no single volume of {site.state_dir}; name "
             "a path below, or the other state directory with --state-dir"
         )
-    inode = found.st_ino & INODE_MAX if number else ROOT_INODE
+    inode = found.st_ino & WITHIN_SLOT if number else ROOT_INODE
     return Place(name, path, inode, stat.S_ISDIR(found.st_mode))
 
 

@@ -16,7 +16,7 @@ import msgspec
 import fusegw
 from fusegw.errors import Corrupt, UnknownFormat
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAGIC_SIZE = 8
 DIGEST_SIZE = 32
 

@@ -18,8 +18,15 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _CRC = struct.Struct(">I")
+CRC_SIZE = _CRC.size
 _U64 = struct.Struct(">Q")
-_U64_U64 = struct.Struct(">QQ")
+_U40 = struct.Struct(">BI")
+_U40_U40 = struct.Struct(">BIBI")
+_U40_U64 = struct.Struct(">BIQ")
+_LOW = (1 << 32) - 1
+
+INODE_SIZE = 5
+"""Bytes of an inode number, which all keys begin with that have one."""
 
 
 class Table(Generic[K, V]):
@@ -69,8 +76,8 @@ class Table(Generic[K, V]):
 
     def decode(self, key: K, raw_key: bytes, stored: bytes) -> V:
         """The value of a stored row; Corrupt when its checksum does not fit."""
-        body = stored[:-4]
-        if len(stored) < 4 or _CRC.unpack_from(stored, len(body))[0] != crc32(
+        body = stored[:-CRC_SIZE]
+        if len(stored) < CRC_SIZE or _CRC.unpack_from(stored, len(body))[0] != crc32(
             body, crc32(raw_key, self.seed)
         ):
             self.refuse(raw_key)
@@ -95,25 +102,52 @@ def decode_u64(raw: bytes) -> int:
     return value
 
 
-def encode_u64_name(key: tuple[int, bytes]) -> bytes:
+def encode_u40(key: int) -> bytes:
+    """A number as 5 big-endian bytes."""
+    return _U40.pack(key >> 32, key & _LOW)
+
+
+def decode_u40(raw: bytes) -> int:
+    """The number in 5 big-endian bytes."""
+    high, low = _U40.unpack(raw)
+    number: int = high << 32 | low
+    return number
+
+
+def encode_u40_name(key: tuple[int, bytes]) -> bytes:
     """A number and a byte string."""
-    return _U64.pack(key[0]) + key[1]
+    number, name = key
+    return _U40.pack(number >> 32, number & _LOW) + name
 
 
-def decode_u64_name(raw: bytes) -> tuple[int, bytes]:
-    """The number and byte string of `encode_u64_name`."""
-    return _U64.unpack_from(raw)[0], raw[8:]
+def decode_u40_name(raw: bytes) -> tuple[int, bytes]:
+    """The number and byte string of `encode_u40_name`."""
+    high, low = _U40.unpack_from(raw)
+    return high << 32 | low, raw[INODE_SIZE:]
 
 
-def encode_u64_u64(key: tuple[int, int]) -> bytes:
-    """Two numbers as 16 big-endian bytes."""
-    return _U64_U64.pack(*key)
+def encode_u40_u40(key: tuple[int, int]) -> bytes:
+    """Two numbers as 10 big-endian bytes."""
+    first, second = key
+    return _U40_U40.pack(first >> 32, first & _LOW, second >> 32, second & _LOW)
 
 
-def decode_u64_u64(raw: bytes) -> tuple[int, int]:
-    """The two numbers of `encode_u64_u64`."""
-    first, second = _U64_U64.unpack(raw)
-    return first, second
+def decode_u40_u40(raw: bytes) -> tuple[int, int]:
+    """The two numbers of `encode_u40_u40`."""
+    first, first_low, second, second_low = _U40_U40.unpack(raw)
+    return first << 32 | first_low, second << 32 | second_low
+
+
+def encode_u40_u64(key: tuple[int, int]) -> bytes:
+    """Two numbers as 5 and 8 big-endian bytes."""
+    first, second = key
+    return _U40_U64.pack(first >> 32, first & _LOW, second)
+
+
+def decode_u40_u64(raw: bytes) -> tuple[int, int]:
+    """The two numbers of `encode_u40_u64`."""
+    high, low, second = _U40_U64.unpack(raw)
+    return high << 32 | low, second
 
 
 def identity(value: bytes) -> bytes:

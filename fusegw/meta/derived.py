@@ -5,29 +5,28 @@ of several chunks with these bytes it is the newest, the one of the highest numb
 whose data turned out to be damaged is taken out) are written down as they are.
 """
 
-from fusegw.meta.schema import CHUNK_ID, POSITION, chunk_key
+from fusegw.meta.codec import CRC_SIZE, INODE_SIZE, encode_u40
+from fusegw.meta.schema import CHUNK, CHUNK_ID, DIRENT, POSITION, chunk_key
 
-_INODE_SIZE = 8
-_COOKIE = slice(8, 16)
-_PACK = slice(32, 40)
 _PACK_ID = slice(16)
 
 
 def position_row(dirent_key: bytes, dirent: bytes) -> tuple[bytes, bytes]:
     """The stored position row of a stored dirent row."""
-    key = dirent_key[:_INODE_SIZE] + dirent[_COOKIE]
-    return key, POSITION.encode(key, dirent_key[_INODE_SIZE:])
+    name = dirent_key[INODE_SIZE:]
+    key = dirent_key[:INODE_SIZE] + encode_u40(DIRENT.decode_value((0, name), dirent[:-CRC_SIZE]).cookie)
+    return key, POSITION.encode(key, name)
 
 
 def chunk_id_row(chunk_number: bytes, chunk: bytes) -> tuple[bytes, bytes]:
     """The stored dedup row of a stored chunk row."""
-    key = chunk_key(chunk)
+    key = chunk_key(CHUNK.decode_value(0, chunk[:-CRC_SIZE]).chunk_id)
     return key, CHUNK_ID.encode(key, int.from_bytes(chunk_number, "big"))
 
 
 def pack_of(chunk: bytes) -> int:
     """The number of the pack that a stored chunk row names."""
-    return int.from_bytes(chunk[_PACK], "big")
+    return CHUNK.decode_value(0, chunk[:-CRC_SIZE]).pack
 
 
 def pack_id_of(pack: bytes) -> bytes:

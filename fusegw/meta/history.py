@@ -19,7 +19,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from fusegw.meta.codec import Table, encode_u64
+from fusegw.meta.codec import INODE_SIZE, Table, encode_u64
 from fusegw.meta.layers import Rows
 from fusegw.meta.metadata import UNREAD, Change, Metadata
 from fusegw.meta.schema import (
@@ -37,7 +37,7 @@ ABSENT = b""
 """The stored value of a row that was not there."""
 _PRESENT = b"\x01"
 _SEQ_SIZE = 8
-_OWNER = slice(1, 9)
+_OWNER = slice(1, 1 + INODE_SIZE)
 """In a key of the history: the inode or directory the row belongs to."""
 _KNOWN_MAX = 1 << 18
 _TOUCHED_BITS = 1 << 24

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from fusegw.meta.codec import INODE_SIZE
 from fusegw.meta.history import decode_past, split_key
 from fusegw.meta.schema import CHUNK, EXTENT, HISTORY, HOLE, SNAPSHOT, Snapshot
 from fusegw.meta.view import View
@@ -20,7 +21,7 @@ _KEYS_PER_LOOK = 1024
 _CHUNK_END = 1 << 64
 _LENGTH_SHIFT = 32
 _REFERENCES = (1 << _LENGTH_SHIFT) - 1
-_OWNER = slice(0, 8)
+_OWNER = slice(INODE_SIZE)
 
 
 class Holdings(msgspec.Struct, frozen=True):

@@ -16,12 +16,14 @@ from typing import Any
 import lmdb
 
 from fusegw.errors import Corrupt
+from fusegw.meta.codec import CRC_SIZE, INODE_SIZE
 from fusegw.meta.derived import chunk_id_row, position_row
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.records import decode_records
 from fusegw.meta.schema import (
     CHUNK,
     CHUNK_ID,
+    CHUNK_KEY_SIZE,
     DIRENT,
     LOCAL,
     LOCAL_HEAD,
@@ -38,8 +40,8 @@ RUN_BYTES = 64 << 20
 """Memory for the rows of one run."""
 _OBJECT_BYTES = 41
 """What Python adds to a byte string in a list."""
-_DERIVED_KEY_SIZE = 16
-_CHUNK_ID_SIZE = _DERIVED_KEY_SIZE + 12
+_POSITION_KEY_SIZE = 2 * INODE_SIZE
+_CHUNK_ID_SIZE = CHUNK_KEY_SIZE + 8 + CRC_SIZE
 """Key, chunk number and checksum."""
 _BATCH_ROWS = 10_000
 
@@ -149,7 +151,7 @@ class Load:
     def _flush_positions(self) -> None:
         joined, self._positions, self._positions_bytes = self._positions, [], 0
         joined.sort()
-        size = _DERIVED_KEY_SIZE
+        size = _POSITION_KEY_SIZE
         for start in range(0, len(joined), _BATCH_ROWS):
             rows = [(row[:size], row[size:]) for row in joined[start : start + _BATCH_ROWS]]
             with self._begun().cursor(db=self._metadata.databases[POSITION.name]) as cursor:
@@ -159,7 +161,7 @@ class Load:
 
     def _put_chunk_ids(self) -> None:
         """Of several with one key the last in byte order stays, the newest chunk."""
-        size, rows = _DERIVED_KEY_SIZE, list[tuple[bytes, bytes]]()
+        size, rows = CHUNK_KEY_SIZE, list[tuple[bytes, bytes]]()
         for row in self._chunk_id_runs.merged(self._chunk_ids):
             key = row[:size]
             if rows and rows[-1][0] == key:

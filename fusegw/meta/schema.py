@@ -10,11 +10,11 @@ place.
 | xattr      | (inode, name)           | value                                          |
 | extent     | (inode, file offset)    | `Extent`                                       |
 | chunk      | chunk number            | `Chunk`                                        |
-| chunk_id   | first 16 bytes of id    | chunk number; the dedup index                  |
+| chunk_id   | first 8 bytes of id     | chunk number; the dedup index                  |
 | pack       | pack number             | `Pack`                                         |
 | reap       | inode                   | unlinked inodes whose data is still to be freed|
 | gateway    | name                    | what the gateway is besides its files          |
-| damaged    | id's first 16 bytes and | when it was found (ns since 1970): the chunk's |
+| damaged    | id's first 8 bytes and  | when it was found (ns since 1970): the chunk's |
 |            | chunk number            | bytes are damaged or lost in the store         |
 | condemned  | pack number             | `Condemned`: its object is to be deleted       |
 | snapshot   | sequence                | `Snapshot`                                     |
@@ -50,12 +50,16 @@ import msgspec
 
 from fusegw.meta.codec import (
     Table,
+    decode_u40,
+    decode_u40_name,
+    decode_u40_u40,
+    decode_u40_u64,
     decode_u64,
-    decode_u64_name,
-    decode_u64_u64,
+    encode_u40,
+    encode_u40_name,
+    encode_u40_u40,
+    encode_u40_u64,
     encode_u64,
-    encode_u64_name,
-    encode_u64_u64,
     identity,
 )
 from fusegw.meta.inode import FIRST_COOKIE as FIRST_COOKIE
@@ -66,15 +70,30 @@ from fusegw.meta.inode import decode_inode, encode_inode
 from fusegw.meta.quota import Quota as Quota
 from fusegw.meta.quota import Used as Used
 from fusegw.meta.quota import decode_quota, decode_used, encode_quota, encode_used
+from fusegw.meta.rows import EPOCH_SHIFT as EPOCH_SHIFT
+from fusegw.meta.rows import HOLE as HOLE
+from fusegw.meta.rows import Chunk as Chunk
+from fusegw.meta.rows import Dirent as Dirent
+from fusegw.meta.rows import Extent as Extent
+from fusegw.meta.rows import (
+    decode_chunk,
+    decode_dirent,
+    decode_extent,
+    encode_chunk,
+    encode_dirent,
+    encode_extent,
+)
+from fusegw.meta.rows import numbered as numbered
 from fusegw.meta.snapshot import Snapshot as Snapshot
 from fusegw.meta.snapshot import decode_snapshot, encode_snapshot
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ROOT_INODE = 1
-INODE_MAX = (1 << 40) - 1
-HOLE = 0
-"""`Extent.chunk` of a range that was never written."""
-EPOCH_SHIFT = 40
+INODE_MAX = (1 << 40) - 2
+"""The number behind the last one still fits into a key: it ends scans."""
+COOKIE_MAX = (1 << 40) - 2
+"""Of readdir positions, as for inode numbers."""
+CHUNK_KEY_SIZE = 8
 EPOCH_MAX = (1 << 24) - 1
 PACK_NUMBER_END = (1 << 64) - 1
 COUNT_MAX = (1 << 32) - 1
@@ -105,41 +124,6 @@ LOCAL_KEPT = b"kept"
 """What the store must have of log and checkpoints: `fusegw.ship.kept`."""
 LOCAL_ORPHANS_LOOKED = b"orphans-looked"
 """When the store was last listed for objects that no row knows, ns since 1970, u64."""
-
-
-def numbered(epoch: int, n: int) -> int:
-    """The `n`th chunk or pack number of an epoch."""
-    return (epoch << EPOCH_SHIFT) | n
-
-
-class Dirent(msgspec.Struct, frozen=True, gc=False):
-    """A name in a directory: what it names, and its place in readdir."""
-
-    ino: int
-    cookie: int
-    kind: int
-    """File type: `stat.S_IFMT(mode) >> 12`."""
-
-
-class Extent(msgspec.Struct, frozen=True, gc=False):
-    """`length` bytes of a file from `chunk_offset` of chunk number `chunk`; HOLE reads as zeros."""
-
-    length: int
-    chunk: int
-    chunk_offset: int
-
-
-class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """A stored piece of data: identity, place in its pack, number of extents that refer to it."""
-
-    chunk_id: bytes
-    pack: int
-    record: int
-    offset: int
-    stored: int
-    raw: int
-    codec: int
-    count: int
 
 
 class Pack(msgspec.Struct, frozen=True, gc=False):
@@ -241,9 +225,6 @@ class Sealed(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-_DIRENT = struct.Struct(">QQB")
-_EXTENT = struct.Struct(">QQI")
-_CHUNK = struct.Struct(">32sQIIIIIB")
 _PACK = struct.Struct(">16sI32sIIIQ")
 _PACK_LOCAL = struct.Struct(">BqQ")
 _CONDEMNED = struct.Struct(">qQ")
@@ -251,24 +232,6 @@ _ORPHAN = struct.Struct(">qQQ")
 _HEAD = struct.Struct(f">QIQ{HASH_SIZE}s")
 _SCRUBBED = struct.Struct(">QQQQq")
 _SINCE = struct.Struct(">q")
-
-
-def _encode_chunk(chunk: Chunk) -> bytes:
-    return _CHUNK.pack(
-        chunk.chunk_id,
-        chunk.pack,
-        chunk.record,
-        chunk.offset,
-        chunk.stored,
-        chunk.raw,
-        chunk.count,
-        chunk.codec,
-    )
-
-
-def _decode_chunk(number: int, row: bytes) -> Chunk:
-    chunk_id, pack, record, offset, stored, raw, count, codec = _CHUNK.unpack(row)
-    return Chunk(chunk_id, pack, record, offset, stored, raw, codec, count)
 
 
 def _encode_pack(pack: Pack) -> bytes:
@@ -316,8 +279,8 @@ INODE: Table[int, Inode] = Table(
     "inode",
     code=2,
     kept=True,
-    encode_key=encode_u64,
-    decode_key=decode_u64,
+    encode_key=encode_u40,
+    decode_key=decode_u40,
     encode_value=encode_inode,
     decode_value=decode_inode,
 )
@@ -325,17 +288,17 @@ DIRENT: Table[tuple[int, bytes], Dirent] = Table(
     "dirent",
     code=3,
     kept=True,
-    encode_key=encode_u64_name,
-    decode_key=decode_u64_name,
-    encode_value=lambda d: _DIRENT.pack(d.ino, d.cookie, d.kind),
-    decode_value=lambda _, row: Dirent(*_DIRENT.unpack(row)),
+    encode_key=encode_u40_name,
+    decode_key=decode_u40_name,
+    encode_value=encode_dirent,
+    decode_value=lambda _, row: decode_dirent(row),
 )
 POSITION: Table[tuple[int, int], bytes] = Table(
     "position",
     code=4,
     kept=True,
-    encode_key=encode_u64_u64,
-    decode_key=decode_u64_u64,
+    encode_key=encode_u40_u40,
+    decode_key=decode_u40_u40,
     encode_value=identity,
     decode_value=lambda _, row: row,
 )
@@ -343,8 +306,8 @@ XATTR: Table[tuple[int, bytes], bytes] = Table(
     "xattr",
     code=5,
     kept=True,
-    encode_key=encode_u64_name,
-    decode_key=decode_u64_name,
+    encode_key=encode_u40_name,
+    decode_key=decode_u40_name,
     encode_value=identity,
     decode_value=lambda _, row: row,
 )
@@ -352,18 +315,18 @@ EXTENT: Table[tuple[int, int], Extent] = Table(
     "extent",
     code=6,
     kept=True,
-    encode_key=encode_u64_u64,
-    decode_key=decode_u64_u64,
-    encode_value=lambda e: _EXTENT.pack(e.length, e.chunk, e.chunk_offset),
-    decode_value=lambda _, row: Extent(*_EXTENT.unpack(row)),
+    encode_key=encode_u40_u64,
+    decode_key=decode_u40_u64,
+    encode_value=encode_extent,
+    decode_value=lambda _, row: decode_extent(row),
 )
 CHUNK: Table[int, Chunk] = Table(
     "chunk",
     code=7,
     encode_key=encode_u64,
     decode_key=decode_u64,
-    encode_value=_encode_chunk,
-    decode_value=_decode_chunk,
+    encode_value=encode_chunk,
+    decode_value=lambda _, row: decode_chunk(row),
 )
 CHUNK_ID: Table[bytes, int] = Table(
     "chunk_id",
@@ -391,8 +354,8 @@ PACK_LOCAL: Table[int, PackLocal] = Table(
 REAP: Table[int, int] = Table(
     "reap",
     code=10,
-    encode_key=encode_u64,
-    decode_key=decode_u64,
+    encode_key=encode_u40,
+    decode_key=decode_u40,
     encode_value=encode_u64,
     decode_value=lambda _, row: decode_u64(row),
 )
@@ -491,8 +454,9 @@ TABLES: tuple[Table[Any, Any], ...] = (*LOGGED_TABLES, PACK_LOCAL, LOCAL, LOG_TA
 
 
 def chunk_key(chunk_id: bytes) -> bytes:
-    """The dedup index's key of a chunk id; the whole id is compared with the chunk's row."""
-    return chunk_id[:16]
+    """The dedup index's key of a chunk id; the whole id is compared with the chunk's row, so that two ids
+    with the same key cost a deduplication at most."""
+    return chunk_id[:CHUNK_KEY_SIZE]
 
 
 def damaged_key(chunk_id: bytes, number: int) -> bytes:

@@ -28,8 +28,6 @@ from fusegw.meta.schema import (
 from fusegw.meta.view import View
 from fusegw.vfs.paths import Paths, Place, path_text
 
-_ENTRIES_END = (1 << 64) - 1
-
 
 class Difference(enum.Enum):
     """What became of a path."""
@@ -74,7 +72,7 @@ class _Side:
 
     def __init__(self, rows: Readable, wanted: set[int]) -> None:
         self.rows = rows
-        self.paths = Paths(rows.scan(DIRENT, (0, b""), (_ENTRIES_END, b"")), wanted)
+        self.paths = Paths(rows.scan(DIRENT, (0, b""), (INODE_MAX + 1, b"")), wanted)
 
     def inode(self, ino: int) -> Inode | None:
         return self.rows.get(INODE, ino)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from fusegw.errors import Corrupt
 from fusegw.meta.metadata import Change
 from fusegw.meta.past import Readable
-from fusegw.meta.schema import DIRENT, INODE, REAP, ROOT_INODE, Dirent, Inode
+from fusegw.meta.schema import COOKIE_MAX, DIRENT, INODE, REAP, ROOT_INODE, Dirent, Inode
 from fusegw.vfs.inodes import Inodes
 
 NAME_MAX = 255
@@ -64,6 +64,7 @@ class Directories:
             raise no_such(directory, name)
         if self._get(DIRENT, (parent, name)) is not None:
             raise OSError(errno.EEXIST, f"{name!r} is there already in directory {parent}")
+        check_cookies(directory)
         return directory
 
     def entry(self, parent: int, name: bytes) -> Dirent:
@@ -98,6 +99,12 @@ def drop_link(change: Change, inodes: Inodes, inode: Inode, now: int) -> bool:
     inodes.put(change, replace(inode, nlink=0, ctime_ns=now, parent=0))
     change.put(REAP, inode.ino, 0)
     return True
+
+
+def check_cookies(directory: Inode) -> None:
+    """OSError ENOSPC when it has no readdir position left for another entry."""
+    if directory.next_cookie > COOKIE_MAX:
+        raise OSError(errno.ENOSPC, f"directory {directory.ino} has had as many entries as it can")
 
 
 def no_such(directory: Inode, name: bytes) -> OSError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fusegw.errors import Corrupt
 from fusegw.meta.past import Readable
-from fusegw.meta.schema import DIRENT, POSITION, Inode
+from fusegw.meta.schema import COOKIE_MAX, DIRENT, POSITION, Inode
 from fusegw.vfs.directories import DOT, DOTDOT, NAME_MAX, Directories, InodeSource, dangling, no_such
 
 
@@ -67,6 +67,8 @@ class Names:
         return inode
 
     def _entries(self, ino: int, cookie: int) -> Iterator[tuple[bytes, int, Inode]]:
+        if cookie > COOKIE_MAX:
+            return
         find, get = self._find, self._get
         for (_, position), name in self._rows.scan(POSITION, (ino, cookie + 1), (ino + 1, 0)):
             entry = get(DIRENT, (ino, name))

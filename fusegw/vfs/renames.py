@@ -17,6 +17,7 @@ from fusegw.vfs.directories import (
     NAME_MAX,
     SUBDIRECTORIES_MAX,
     Directories,
+    check_cookies,
     drop_link,
     is_shown,
     no_such,
@@ -65,6 +66,7 @@ class Renames:
                 raise OSError(errno.EEXIST, f"{new_name!r} holds the volume's snapshots and stays")
             if flags == EXCHANGE or not new_directory.nlink or not 0 < len(new_name) <= NAME_MAX:
                 raise no_such(new_directory, new_name)
+            check_cookies(new_directory)
         elif flags == NOREPLACE:
             raise OSError(errno.EEXIST, f"{new_name!r} is there already in directory {new_parent}")
         if new_parent != parent:

@@ -193,7 +193,7 @@ BREAKS: dict[str, tuple[Callable[[Change], None], str]] = {
         "not at its place",
     ),
     "a position without an entry": (
-        lambda c: c.put(POSITION, (ROOT_INODE, 1 << 40), b"ghost"),
+        lambda c: c.put(POSITION, (ROOT_INODE, 1 << 39), b"ghost"),
         "positions without an entry",
     ),
     "too many links": (lambda c: put_inode(c, b"file", nlink=3), "has 2 names, 3 links"),

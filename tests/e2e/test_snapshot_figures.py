@@ -12,7 +12,7 @@ import trio
 
 from fusegw.assembly import Runtime
 from fusegw.clock import SystemClock, SystemEntropy
-from fusegw.meta.schema import DIRENT, ROOT_INODE
+from fusegw.meta.schema import DIRENT, INODE_MAX, ROOT_INODE
 from fusegw.store.base import ObjectStore
 from fusegw.store.opening import open_store
 from fusegw.store.options import StoreOptions
@@ -44,7 +44,7 @@ def packed(tmp_path: Path) -> int:
 
 def documents(runtime: Runtime) -> list[int]:
     """Inodes of the files that `make` made."""
-    rows = runtime.metadata.scan(DIRENT, (0, b""), (1 << 62, b""))
+    rows = runtime.metadata.scan(DIRENT, (0, b""), (INODE_MAX + 1, b""))
     return [entry.ino for (_, name), entry in rows if name.startswith(b"document-")]
 
 

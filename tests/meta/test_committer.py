@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fusegw.errors import Full, Unavailable
 from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
-from fusegw.meta.schema import REAP
+from fusegw.meta.schema import INODE_MAX, REAP
 from tests.meta.indexes import open_index
 
 INTERVAL_S = 60.0
@@ -73,7 +73,7 @@ class Bench:
         """What a crash now would leave; call it when the index is closed."""
         metadata = open_index(self.directory)
         try:
-            return [key for key, _ in metadata.scan(REAP, 0, 1 << 60)]
+            return [key for key, _ in metadata.scan(REAP, 0, INODE_MAX + 1)]
         finally:
             metadata.close()
 

@@ -18,7 +18,7 @@ from fusegw.errors import Denied, Full
 from fusegw.meta import opening
 from fusegw.meta.metadata import Change, Metadata
 from fusegw.meta.records import decode_records
-from fusegw.meta.schema import CHUNK_ID, LOG_TAIL, REAP, STATE, XATTR, chunk_key
+from fusegw.meta.schema import CHUNK_ID, INODE_MAX, LOG_TAIL, REAP, STATE, XATTR, chunk_key
 from tests.meta.indexes import commit, open_index
 
 # one view over all layers
@@ -170,7 +170,7 @@ def _fill(metadata: Metadata, inodes: range, size: int = 3000) -> None:
 
 
 def _values(metadata: Metadata) -> dict[int, int]:
-    return {ino: value[0] for (ino, _), value in metadata.scan(XATTR, (0, b""), (1 << 40, b""))}
+    return {ino: value[0] for (ino, _), value in metadata.scan(XATTR, (0, b""), (INODE_MAX + 1, b""))}
 
 
 def test_a_commit_that_does_not_fit_loses_nothing_and_is_repeated(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_of_several_chunks_with_one_key_the_newest_is_found(
     monkeypatch.setattr("fusegw.meta.load._BATCH_ROWS", 3)
     ids = [bytes([number % 5]) * 32 for number in range(40)]
     found, _ = load_chunks(tmp_path, ids, run_bytes=run_bytes)
-    assert found == {bytes([digit]) * 16: 36 + digit for digit in range(5)}
+    assert found == {bytes([digit]) * 8: 36 + digit for digit in range(5)}
     assert all(left < right for left, right in pairwise(found))
 
 

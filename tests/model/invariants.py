@@ -15,6 +15,7 @@ from fusegw.meta.schema import (
     HISTORY,
     HOLE,
     INODE,
+    INODE_MAX,
     PACK,
     PACK_LOCAL,
     POSITION,
@@ -33,15 +34,15 @@ _END = 1 << 62
 
 def check_index(metadata: Metadata) -> None:
     """Every invariant; call it with nothing pending (all tables are scanned in LMDB)."""
-    inodes = dict(metadata.scan(INODE, 0, _END))
-    dirents = dict(metadata.scan(DIRENT, (0, b""), (_END, b"")))
-    positions = dict(metadata.scan(POSITION, (0, 0), (_END, 0)))
-    reap = dict(metadata.scan(REAP, 0, _END))
+    inodes = dict(metadata.scan(INODE, 0, INODE_MAX + 1))
+    dirents = dict(metadata.scan(DIRENT, (0, b""), (INODE_MAX + 1, b"")))
+    positions = dict(metadata.scan(POSITION, (0, 0), (INODE_MAX + 1, 0)))
+    reap = dict(metadata.scan(REAP, 0, INODE_MAX + 1))
     _check_names(inodes, dirents, positions, reap)
     references: Counter[int] = Counter()
     covered: Counter[int] = Counter()
     allocated: Counter[int] = Counter()
-    for (ino, offset), extent in metadata.scan(EXTENT, (0, 0), (_END, 0)):
+    for (ino, offset), extent in metadata.scan(EXTENT, (0, 0), (INODE_MAX + 1, 0)):
         assert offset == covered[ino], f"inode {ino}: gap or overlap at {offset}"
         covered[ino] += extent.length
         if extent.chunk != HOLE:

@@ -14,7 +14,17 @@ import trio
 from fusegw.assembly import Runtime
 from fusegw.errors import FusegwError
 from fusegw.meta.quota import ACTIVE, QUOTA_NUMBER_MAX
-from fusegw.meta.schema import EXTENT, HOLE, INODE, QUOTA, ROOT_INODE, STATE_NEXT_INODE, Quota, Used
+from fusegw.meta.schema import (
+    EXTENT,
+    HOLE,
+    INODE,
+    INODE_MAX,
+    QUOTA,
+    ROOT_INODE,
+    STATE_NEXT_INODE,
+    Quota,
+    Used,
+)
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.volume import Volume
 from tests.model.steps import outcome, random_step, resolve
@@ -84,7 +94,7 @@ class QuotaWorld(World):
         arguments = resolve(step, self.reference)
         if step.operation == "rename" and len(self.reference.nodes) < 3:
             return
-        before = dict(self._runtime.metadata.scan(INODE, 0, 1 << 40))
+        before = dict(self._runtime.metadata.scan(INODE, 0, INODE_MAX + 1))
         ours = outcome(Tree(volume), step.operation, arguments)
         if ours in _REFUSALS:
             expected = outcome(self.reference.copy(), step.operation, arguments)
@@ -177,7 +187,7 @@ class QuotaWorld(World):
         """What is used of the quotas that an inode counts for (None: of all), counted by walking."""
         metadata = self._runtime.metadata
         quotas = dict(metadata.scan(QUOTA, 0, QUOTA_NUMBER_MAX + 1))
-        inodes = dict(metadata.scan(INODE, 0, 1 << 40))
+        inodes = dict(metadata.scan(INODE, 0, INODE_MAX + 1))
 
         def levels(number: int) -> set[int]:
             found = {0}

@@ -57,7 +57,7 @@ async def log(tmp_path: Path) -> dict[str, bytes]:
     store = MemoryStore(clock=SystemClock())
     async with volume(source(tmp_path / "writer", store)) as runtime:
         await runtime.volume.barrier()
-        runtime.log._part_bytes = 600
+        runtime.log._part_bytes = 480
         for step in range(5):
             for name in range(1 + step % 2 * 9):
                 create(runtime, b"f%d-%d" % (step, name))

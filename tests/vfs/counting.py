@@ -5,7 +5,17 @@ from collections import Counter
 
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.quota import ACTIVE, REMOVING
-from fusegw.meta.schema import DIRENT, INODE, QUOTA, QUOTA_USED, ROOT_INODE, STATE_BYTES, STATE_FILES, Used
+from fusegw.meta.schema import (
+    DIRENT,
+    INODE,
+    INODE_MAX,
+    QUOTA,
+    QUOTA_USED,
+    ROOT_INODE,
+    STATE_BYTES,
+    STATE_FILES,
+    Used,
+)
 
 _END = 1 << 62
 
@@ -13,7 +23,7 @@ _END = 1 << 62
 def check_quotas(metadata: Metadata, *, apart: frozenset[int] = frozenset()) -> dict[int, Used]:
     """Usage by number as it is stored, which is what the inodes make; inodes `apart` may count elsewhere than
     the directories their names are in (several names, or none)."""
-    inodes = dict(metadata.scan(INODE, 0, _END))
+    inodes = dict(metadata.scan(INODE, 0, INODE_MAX + 1))
     quotas = dict(metadata.scan(QUOTA, 1, _END))
     nbytes: Counter[int] = Counter()
     files: Counter[int] = Counter()
@@ -42,7 +52,7 @@ def _chain(quotas: dict, number: int) -> list[int]:
 
 def _check_trees(metadata: Metadata, inodes: dict, quotas: dict, apart: frozenset[int]) -> None:
     uppermost = {quota.directory: number for number, quota in quotas.items() if quota.state != REMOVING}
-    for (parent, name), entry in metadata.scan(DIRENT, (0, b""), (_END, b"")):
+    for (parent, name), entry in metadata.scan(DIRENT, (0, b""), (INODE_MAX + 1, b"")):
         # A number without a quota counts for the volume alone.
         number, above = (
             one if one in quotas else 0 for one in (inodes[entry.ino].quota, inodes[parent].quota)

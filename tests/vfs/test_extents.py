@@ -10,7 +10,19 @@ from fusegw.clock import SystemClock
 from fusegw.errors import Corrupt
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
-from fusegw.meta.schema import CHUNK, CHUNK_ID, EXTENT, HOLE, INODE, PACK, Chunk, Extent, Inode
+from fusegw.meta.schema import (
+    CHUNK,
+    CHUNK_ID,
+    EXTENT,
+    HOLE,
+    INODE,
+    INODE_MAX,
+    PACK,
+    Chunk,
+    Extent,
+    Inode,
+    chunk_key,
+)
 from fusegw.packs.format import PackInfo
 from fusegw.vfs import extents
 
@@ -61,14 +73,14 @@ def check(metadata: Metadata, row: Inode, expected: list[tuple[int, int]]) -> No
     pack = metadata.get(PACK, 1)
     assert (pack.live if pack else 0) == len(rows)
     for number, chunk in rows.items():
-        assert change.get(CHUNK_ID, chunk.chunk_id[:16]) == number
+        assert change.get(CHUNK_ID, chunk_key(chunk.chunk_id)) == number
 
 
 def wipe(metadata: Metadata) -> None:
     """What a failed example left."""
     with metadata.change() as change:
         for table in (EXTENT, CHUNK):
-            low, high = ((0, 0), (1 << 40, 0)) if table is EXTENT else (0, 1 << 63)
+            low, high = ((0, 0), (INODE_MAX + 1, 0)) if table is EXTENT else (0, 1 << 63)
             for key, row in list(change.scan(table, low, high)):
                 change.delete(table, key)
                 if table is CHUNK:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from fusegw.errors import Corrupt
 from fusegw.meta.schema import (
+    COOKIE_MAX,
     DIRENT,
     INODE,
     INODE_MAX,
@@ -75,6 +76,34 @@ def test_the_last_inode_number_is_given_out_and_no_more(tree: Tree) -> None:
     with failing(errno.ENOSPC):
         tree.namespace.mknod(ROOT, b"g", FILE, 0, ADMIN)
     assert tree.namespace.lookup(ROOT, b"g") is None
+
+
+def test_a_directory_gives_out_its_last_position_and_no_more(tree: Tree) -> None:
+    tree.namespace.mknod(ROOT, b"old", FILE, 0, ADMIN)
+    tree.namespace.mkdir(ROOT, b"d", 0o755, ADMIN)
+    with tree.metadata.change() as change:
+        root = change.get(INODE, ROOT)
+        assert root is not None
+        change.put(INODE, ROOT, replace(root, next_cookie=COOKIE_MAX))
+    directory = tree.namespace.lookup(ROOT, b"d")
+    assert directory is not None
+    within = tree.namespace.mknod(directory.ino, b"f", FILE, 0, ADMIN)
+    last = tree.namespace.mknod(ROOT, b"last", FILE, 0, ADMIN)
+    refused = (
+        lambda: tree.namespace.mknod(ROOT, b"more", FILE, 0, ADMIN),
+        lambda: tree.namespace.link(last.ino, ROOT, b"more"),
+        lambda: tree.namespace.rename(directory.ino, b"f", ROOT, b"more", 0),
+    )
+    for attempt in refused:
+        with failing(errno.ENOSPC):
+            attempt()
+    tree.namespace.rename(directory.ino, b"f", ROOT, b"old", 0)
+    listed = [(name, cookie) for name, cookie, _ in tree.namespace.readdir(ROOT, 0)]
+    assert listed == [(b"old", 3), (b"d", 4), (b"last", COOKIE_MAX)]
+    found = tree.namespace.lookup(ROOT, b"old")
+    assert found is not None and found.ino == within.ino
+    for beyond in (COOKIE_MAX, COOKIE_MAX + 1, (1 << 63) - 1):
+        assert list(tree.namespace.readdir(ROOT, beyond)) == []
 
 
 def test_files_counts_what_has_a_name(tree: Tree) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusegw.meta.schema import INODE, REAP
+from fusegw.meta.schema import INODE, INODE_MAX, REAP
 from tests.model.invariants import check_index
 from tests.model.reference import Reference
 from tests.model.steps import Step, outcome, random_step, resolve, steps
@@ -50,7 +50,7 @@ class Comparison:
     def check(self) -> None:
         tree, reference = self.tree, self.reference
         check_index(tree.metadata)
-        inodes = dict(tree.metadata.scan(INODE, 0, 1 << 40))
+        inodes = dict(tree.metadata.scan(INODE, 0, INODE_MAX + 1))
         assert list(inodes) == list(reference.nodes)
         for ino, node in reference.nodes.items():
             expected, inode = reference.stat(ino), inodes[ino]
@@ -62,7 +62,7 @@ class Comparison:
                 assert (inode.size, inode.target) == (expected.size, node.target)
             assert {name: tree.getxattr(ino, name) for name in tree.listxattr(ino)} == node.xattrs
         unnamed = [ino for ino in inodes if not reference.nlink(ino)]
-        assert [ino for ino, _ in tree.metadata.scan(REAP, 0, 1 << 40)] == unnamed
+        assert [ino for ino, _ in tree.metadata.scan(REAP, 0, INODE_MAX + 1)] == unnamed
         assert set(unnamed) <= set(tree.unlinked)
 
 
