@@ -67,7 +67,7 @@ def test_a_wrong_passphrase(tank: Host) -> None:
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(1, "use the fusegw that wrote it"), (3, "upgrade fusegw"), (0xFFFF, "upgrade fusegw")],
+    [(2, "use the fusegw that wrote it"), (4, "upgrade fusegw"), (0xFFFF, "upgrade fusegw")],
 )
 def test_a_volume_of_another_format(tank: Host, version: int, said: str) -> None:
     volume = tank.store / "tank" / "volume"

@@ -18,8 +18,8 @@ from fusegw.keys import Secret, open_volume
 
 KNOWN_RECOVERY_KEY = "FUSEGW-GV9CJV4-KP1T0SA-Q1E94KT-1NJWB4M-RJK0B2H-G0B0D2V-5CHDWME-274GSXA-5S23ER0"
 KNOWN_SHA256 = {
-    "keys/00000001": "f19db8c10d7824cb53067bd159a076cb27e569be4031371b10a959a7ffd0c2be",
-    "volume": "92e8298d10cc9192802ef7543ee2c2a5b43d669b8a2929e6a2394d6eec70c9a7",
+    "keys/00000001": "3fb35b50ef0dad1a91b4953e4eb302a94cafa195b08d61c389f9e590dc88923d",
+    "volume": "0fc279ae7ecda79c8c0b86c6f14cf7ae2c213cab074ddfa57a229d5ee5ff0ce0",
 }
 KNOWN_PACK_KEY = "c1dac3df626a9a32ef4ed4df5c4c5fe8be9c74da1bbf569fa0a7caf0b76b75c5"
 
@@ -31,7 +31,7 @@ def derive(key: bytes, salt: bytes, label: bytes, volume_id: bytes, context: byt
 
 def payload_of(data: bytes, magic: bytes) -> bytes:
     found, version, zero, length = struct.unpack_from(">8sHHI", data)
-    assert (found, version, zero, length) == (magic, 2, 0, len(data) - 48)
+    assert (found, version, zero, length) == (magic, 3, 0, len(data) - 48)
     assert hashlib.sha256(data[:-32]).digest() == data[-32:]
     return data[16:-32]
 
@@ -119,7 +119,7 @@ def test_the_known_volume_opens(bench) -> None:
 
 KNOWN_OBJECTS = {
     "keys/00000001": (
-        "RlVTRUdXSwAAAgAAAAADCJ0XcusDf5oiM/baL8M7PMrFDqVayj838XoOsYG+1y3Ah6pnZW5lcmF0aW9uAal2b2x1bWVfaWTE"
+        "RlVTRUdXSwAAAwAAAAADCKghIgTBfbgEmDzWRN+4VmAWUeIeAXkgGXPDxRtkuxzTh6pnZW5lcmF0aW9uAal2b2x1bWVfaWTE"
         "EPWxZSJKWLeR32rx2DA+Yc2pbmV4dF9zbG90A6VzbG90c5KHpHNsb3QBpGtpbmSqcGFzc3BocmFzZaVsYWJlbKVmaXJzdKpj"
         "cmVhdGVkX25zzxeXnP7o+l4ApnBhcmFtc8RJhKptZW1vcnlfa2lizUwAqml0ZXJhdGlvbnMCpWxhbmVzAaRzYWx0xCD+2La4"
         "NX5EzTEpkDrB1FWXokL98R+PKxo588PmkxFDUapjb21taXRtZW50xCCz++vmQ46nbDNnL/9pujKW/hXqFA4s4Ow71mO2SS1l"
@@ -130,10 +130,10 @@ KNOWN_OBJECTS = {
         "62svLeY/RRmDqWNvbnN0YW50c5GDp3ZlcnNpb24BpHNhbHTEIIc3bwe8uBKH/cjAOI/ogcOgZhlw7z9t8BSN7X6KNIiNpnNl"
         "YWxlZMREOWyrO4DSf1jfERo7anUzM/3IdLzU8a8K2gAFHJYqkWggVSCFE+MjoR+Q5eYdS/TF1hJQwCq+aW41HT6Hlzy1uxtU"
         "VkuoZmVhdHVyZXODqmNvbXBhdGlibGWQtHJlYWRfb25seV9jb21wYXRpYmxlkKxpbmNvbXBhdGlibGWQqmV4dGVuc2lvbnOA"
-        "xj4iPCmzh53egh0irLQ2HYUFlW9JutkaHUJAaGT5pLA="
+        "I3hSLp5vx/Eevhj5RUw767sgqA3anLlYLF3URA120Tw="
     ),
     "volume": (
-        "RlVTRUdXVgAAAgAAAAAAOoOpdm9sdW1lX2lkxBD1sWUiSli3kd9q8dgwPmHNpG5hbWWjdm9sqmNyZWF0ZWRfbnPPF5ec/nHE"
-        "ygDzph5VX1Z0TSaVAfRdmdfaHA1lYF+3hKqCKUaAs/5nmg=="
+        "RlVTRUdXVgAAAwAAAAAAOoOpdm9sdW1lX2lkxBD1sWUiSli3kd9q8dgwPmHNpG5hbWWjdm9sqmNyZWF0ZWRfbnPPF5ec/nHE"
+        "ygD72rChiB0QmmqH8QNad15NBwbW0PHA8oTqmZIbiTibUA=="
     ),
 }

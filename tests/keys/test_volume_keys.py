@@ -198,7 +198,7 @@ def test_two_inits_finish_the_same_half_and_one_wins(empty_store, bench, chance)
 @pytest.mark.parametrize("key", ["volume", "keys/00000001"])
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(1, "reads 2 only: use the fusegw that wrote it"), (3, "knows up to 2: upgrade fusegw")],
+    [(2, "reads 3 only: use the fusegw that wrote it"), (4, "knows up to 3: upgrade fusegw")],
 )
 def test_another_format_version_says_so(bench, key: str, version: int, said: str) -> None:
     objects = bench.objects()

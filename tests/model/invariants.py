@@ -62,7 +62,7 @@ def check_index(metadata: Metadata) -> None:
         assert chunk_key(chunks[number].chunk_id) == key
         assert metadata.get(DAMAGED, damaged_key(chunks[number].chunk_id, number)) is None
     for key, _ in metadata.scan(DAMAGED, b"", b"\xff" * 25):
-        number = int.from_bytes(key[16:], "big")
+        number = int.from_bytes(key[-8:], "big")
         assert damaged_key(chunks[number].chunk_id, number) == key
     live = Counter(chunk.pack for chunk in chunks.values())
     live_bytes: Counter[int] = Counter()

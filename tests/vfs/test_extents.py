@@ -84,7 +84,7 @@ def wipe(metadata: Metadata) -> None:
             for key, row in list(change.scan(table, low, high)):
                 change.delete(table, key)
                 if table is CHUNK:
-                    change.delete(CHUNK_ID, row.chunk_id[:16])
+                    change.delete(CHUNK_ID, chunk_key(row.chunk_id))
         change.delete(PACK, 1)
 
 
