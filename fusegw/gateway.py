@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -50,6 +50,7 @@ UNIFIED_FSID = 0x6675736567770000
 _M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 128 << 20
 _M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 32 << 20
 _M_ARENA_MAX, _ARENAS_MAX = -8, 2
+_LOOP_NICE = -10
 _GC_THRESHOLDS = (20_000, 20, 50)
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def run(
     """
     sys.setswitchinterval(SWITCH_S)
     _keep_memory()
+    _put_requests_first()
     try:
         trio.run(_gateway, settings, on_ready, disk or OsDisk(), clock or SystemClock(), clock=loop_clock)
     except BaseExceptionGroup as group:
@@ -87,6 +89,19 @@ def _keep_memory() -> None:
     libc.mallopt(_M_ARENA_MAX, _ARENAS_MAX)
     libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
     libc.mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+
+
+def _put_requests_first() -> None:
+    """The event loop gets a processor before the threads that compress, and before other programs, if it may
+    (as root) and nobody gave this process a priority of its own; what it starts has the usual one.
+
+    A request that comes while both processors compress would wait for its turn several times over.
+    """
+    if os.sched_getscheduler(0) != os.SCHED_OTHER or os.getpriority(os.PRIO_PROCESS, 0):
+        return
+    with suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, 0, _LOOP_NICE)
 
 
 async def _gateway(settings: GatewaySettings, on_ready: Ready, disk: Disk, clock: Clock) -> None:

@@ -295,3 +295,26 @@ def test_a_request_that_fails_in_the_gateway_is_eio_and_nothing_more(gateway: Ga
     drop_kernel_caches()
     assert (gateway.root / "new").read_bytes() == b"fine"
     (gateway.root / "lost").unlink()
+
+
+def niceness(task: Path) -> int:
+    """Of a thread, by its directory in /proc."""
+    return int((task / "stat").read_text().rpartition(")")[2].split()[16])
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_requests_come_before_what_compresses(gateway: Gateway, given: int) -> None:
+    may = subprocess.run(["nice", "-n", "-1", "true"], capture_output=True, check=True).stderr == b""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert before == 0 and may, "tests that mount run as root"
+    os.setpriority(os.PRIO_PROCESS, 0, given)
+    try:
+        gateway.mount()
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+    (gateway.root / "file").write_bytes(os.urandom(20 << 20))
+    gateway.control().sync(wait=True, on_progress=lambda progress: None)
+    tasks = {int(task.name): niceness(task) for task in Path(f"/proc/{gateway.pid}/task").iterdir()}
+    assert len(tasks) > 2
+    assert tasks.pop(gateway.pid) == (given or -10)
+    assert set(tasks.values()) == {given}
