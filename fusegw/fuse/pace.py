@@ -2,7 +2,7 @@
 
 pyfuse3 waits for the kernel under a fair lock around `wait_readable`; both go through the event loop and
 then sleep in epoll, which costs more than most handlers. A client that works through many files sends its
-next request some 20 µs after each reply, so looking at the descriptor for a moment finds it there. pyfuse3
+next request some 20 to 100 µs after each reply, so looking at the descriptor for a moment finds it there. pyfuse3
 takes its event loop from `pyfuse3.trio` so that another one can be put in its place; `enable` puts this
 variant of trio there:
 
@@ -24,8 +24,9 @@ import pyfuse3
 import trio
 
 IN_A_ROW_MAX = 8
-LOOKS_MAX = 40
-"""About 1 µs each; more only burns time, for a client that thinks longer than that is not in a loop."""
+LOOKS_MAX = 120
+"""About 1 µs each: tar and find think some 100 µs between two requests. Parking and being woken costs as much,
+and a client that thinks longer is soon not trusted any more."""
 _TRUST_MAX = 8
 _RETRY_EVERY = 16
 
