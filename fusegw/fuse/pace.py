@@ -2,9 +2,9 @@
 
 pyfuse3 waits for the kernel under a fair lock around `wait_readable`; both go through the event loop and
 then sleep in epoll, which costs more than most handlers. A client that works through many files sends its
-next request some 20 to 100 µs after each reply, so looking at the descriptor for a moment finds it there. pyfuse3
-takes its event loop from `pyfuse3.trio` so that another one can be put in its place; `enable` puts this
-variant of trio there:
+next request some 20 to 100 µs after each reply, so looking at the descriptor for a moment finds it there.
+pyfuse3 takes its event loop from `pyfuse3.trio` so that another one can be put in its place; `enable` puts
+this variant of trio there:
 
 - the lock is not fair: a worker done with its request takes it again without yielding, and who waits for it
 is woken to look (so a worker that waits inside its handler always has a successor);
@@ -25,8 +25,8 @@ import trio
 
 IN_A_ROW_MAX = 8
 LOOKS_MAX = 120
-"""About 1 µs each: tar and find think some 100 µs between two requests. Parking and being woken costs as much,
-and a client that thinks longer is soon not trusted any more."""
+"""About 1 µs each: tar and find think some 100 µs between two requests. Parking and being woken costs as
+much, and a client that thinks longer is soon not trusted any more."""
 _TRUST_MAX = 8
 _RETRY_EVERY = 16
 
