@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fusegw.durable import sync_directory
 from tests.mount.gateways import NAME, Gateway, drop_kernel_caches
 from tests.mount.standbys import elsewhere, shown, tree
 from tests.mount.syscalls import handle_of, open_handle
@@ -65,15 +66,6 @@ def spoil(root: Path) -> None:
     os.rename(root / "one", root / "moved")
     (root / "one").mkdir()
     (root / "new").write_bytes(b"new")
-
-
-def commit(directory: Path) -> None:
-    """What was done before is in the index: what commands count is its newest commit."""
-    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def listed(directory: Path) -> list[str]:
@@ -244,7 +236,7 @@ def test_what_the_commands_say(gateway: Gateway) -> None:
     assert first["stored"] and first["files"] == 8 and first["logical_bytes"] == 600_012
     assert first["made_by"] == "hand" and first["locked_until_unix_s"] > first["created_unix_s"] + 3000
     spoil(gateway.root)
-    commit(gateway.root)
+    sync_directory(gateway.root)  # what is counted is the newest commit
     shown_now = json.loads(gateway.command("snapshot", "show", NAME, "first", "--json"))
     assert (shown_now["held_logical_bytes"], shown_now["unique_logical_bytes"]) == (600_012, 600_012)
     assert 0 < shown_now["unique_stored_bytes"] == shown_now["held_stored_bytes"]
