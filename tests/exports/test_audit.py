@@ -159,6 +159,7 @@ def test_a_real_smbd_is_audited(smb: SmbHost, tmp_path: Path) -> None:
     before = len(records(smb, "login"))
     assert smb.refusal("data", "ls", user="wrong") == "NT_STATUS_LOGON_FAILURE"
     until(lambda: len(records(smb, "login")) > before)
+    until(lambda: len(events(smb, "/dd")) == 3)
     assert ("write", "") in events(smb, "/audited")
     assert events(smb, "/audited")[-1] == ("rename", "/moved")
     assert events(smb, "/moved") == [("delete", "")]
@@ -247,7 +248,7 @@ def test_a_real_ganesha_is_audited(tmp_path: Path) -> None:
             nfs.write(file, 0, b"x")
             nfs.mkdir(root, "dd")
             nfs.remove(root, 'a"\n{"b')
-        until(lambda: records(host, "delete"))
+        until(lambda: records(host, "delete") and records(host, "connect"))
         found = [one for one in records(host) if one.share == "data"]
         assert {(one.protocol, one.user, one.client) for one in found} == {("nfs", "1234", "127.0.0.1")}
         changed = [(one.event, one.path) for one in found if one.event != "write"]
