@@ -8,7 +8,7 @@ and runs through it more than ten times as fast as through text, so a sample wou
 rest of the chunk would have saved.
 """
 
-from pyzstd import CParameter, DParameter, ZstdCompressor, ZstdDecompressor, ZstdError
+from pyzstd import CParameter, DParameter, EndlessZstdDecompressor, ZstdCompressor, ZstdError
 
 from fusegw.errors import Corrupt, Invalid
 from fusegw.packs.format import RAW, RAW_SIZE_MAX, ZSTD
@@ -27,6 +27,9 @@ _TABLES: dict[int, dict[int, int]] = {
 quarter faster than with zstd's choice, for 1.6 % (level 2) or 0.2 % (level 3) more bytes. At level 2, which
 finds short matches only in small tables, they may be a byte shorter than zstd's."""
 _WINDOW: dict[int, int] = {DParameter.windowLogMax: RAW_SIZE_MAX.bit_length() - 1}
+_idle_decompressors: list[EndlessZstdDecompressor] = []
+"""Contexts that wait for their next chunk. Each holds buffers as long as its chunks, whose pages the kernel
+would otherwise find and clear for every chunk."""
 
 
 class Compressor:
@@ -67,12 +70,16 @@ def decompress(codec: int, payload: bytes, raw_size: int) -> bytes:
     if codec == RAW and len(payload) == raw_size:
         return payload
     if codec == ZSTD and raw_size <= RAW_SIZE_MAX:
-        frame = ZstdDecompressor(option=_WINDOW)
         try:
-            raw: bytes = frame.decompress(payload, raw_size + 1)
+            context = _idle_decompressors.pop()
+        except IndexError:
+            context = EndlessZstdDecompressor(option=_WINDOW)
+        try:
+            raw: bytes = context.decompress(payload, raw_size + 1)
         except ZstdError:
             pass
         else:
-            if len(raw) == raw_size and frame.eof and not frame.unused_data:
+            if len(raw) == raw_size and context.at_frame_edge:
+                _idle_decompressors.append(context)
                 return raw
     raise Corrupt(f"a chunk of {raw_size} bytes does not decompress: restore it from another copy")
