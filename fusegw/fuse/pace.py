@@ -54,8 +54,10 @@ class GreedyLock:
 class Readiness:
     """`wait_readable` for the one descriptor of the session.
 
-    Trust falls with each series of looks that saw nothing; without trust only every `_RETRY_EVERY`th wait
-    begins with a series, the others with one look.
+    Trust falls with each series of looks that saw nothing, and rises with each that saw something after its
+    first look; without trust only every `_RETRY_EVERY`th wait begins with a series, the others with one look.
+    The requests of a stream come in pairs, one at the first look and the next too late for any: looking would
+    keep a processor from the threads that encode and decode.
     """
 
     def __init__(self, looks_max: int) -> None:
@@ -73,10 +75,11 @@ class Readiness:
         if self._in_a_row >= IN_A_ROW_MAX:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
-        for _ in range(self._looks()):
+        for look in range(self._looks()):
             if poll.poll(0):
                 self._in_a_row += 1
-                self._trust = _TRUST_MAX
+                if look and self._trust < _TRUST_MAX:
+                    self._trust += 1
                 return
         self._in_a_row = 0
         if self._trust:

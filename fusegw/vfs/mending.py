@@ -19,8 +19,8 @@ from fusegw.meta.committer import Committer
 from fusegw.meta.metadata import Metadata
 from fusegw.meta.schema import CHUNK
 from fusegw.packs.reader import ChunkRef, PackReader
+from fusegw.vfs.loads import reference
 from fusegw.vfs.pressure import Pressure
-from fusegw.vfs.reading import reference
 
 _BATCH_BYTES = 4 << 20
 _ROWS_PER_TURN = 256

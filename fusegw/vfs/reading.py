@@ -1,9 +1,8 @@
 """Reading settled file data: extents to chunks, chunks from memory, cache or store, read-ahead on
 sequential access.
 
-Decoded chunks are kept in a small memory of their own (most reads ask for a part of a chunk). A chunk is
-loaded once however many readers wait for it; loads of neighbouring chunks go to the pack reader together,
-in worker threads.
+Decoded chunks are kept in a small memory of their own (most reads ask for a part of a chunk). Those that are
+not there are loaded by `fusegw.vfs.loads`.
 
 A sequential reader has two windows before it. What lies in the near one is decoded. As long as that has to
 come from the store, what lies in the far one is brought into the cache, in requests that are as large as
@@ -19,14 +18,14 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from fusegw.errors import Corrupt, FusegwError, NotFound, Unavailable
+from fusegw.errors import FusegwError
 from fusegw.meta.chunks import Chunks
-from fusegw.meta.metadata import Change, Metadata
+from fusegw.meta.metadata import Metadata
 from fusegw.meta.past import Past, Readable
-from fusegw.meta.schema import CHUNK, HOLE, Extent, Inode
-from fusegw.packs.format import Location
+from fusegw.meta.schema import HOLE, Extent, Inode
 from fusegw.packs.reader import ChunkRef, PackReader
 from fusegw.vfs import extents
+from fusegw.vfs.loads import Load, Loads
 
 log = logging.getLogger(__name__)
 DECODED_BYTES_MAX = 48 << 20
@@ -50,24 +49,6 @@ _FAR_REST_S = 30.0
 """How long the far window rests when a step had nothing to fetch, or the cache had no room for it."""
 
 
-class _Load:
-    """A chunk on its way; `error` when it cannot be had."""
-
-    __slots__ = ("done", "error", "raw")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.raw: bytes | None = None
-        self.error: FusegwError | OSError | None = None
-
-    async def wait(self) -> bytes:
-        """The chunk's bytes; raises why they cannot be had."""
-        await self.done.wait()
-        if self.raw is None:
-            raise self.error or OSError(errno.EINTR, "read was cancelled")
-        return self.raw
-
-
 class _Stream(msgspec.Struct, gc=False):
     """A sequential reader: where it is expected next, how far it was fetched for, in the near and in the far
     window, and how far to look ahead."""
@@ -79,7 +60,7 @@ class _Stream(msgspec.Struct, gc=False):
 
 
 class Reading:
-    """The readers of one volume. Loop thread only; loads run as tasks of `nursery`.
+    """The readers of one volume. Loop thread only; what is read ahead runs as tasks of `nursery`.
 
     Damage that is found is noted in the index, unless `read_only`.
     """
@@ -94,27 +75,27 @@ class Reading:
         read_ahead_bytes: int,
         read_only: bool = False,
         decoded_bytes_max: int = DECODED_BYTES_MAX,
-        local_threads: int = 2,
-        remote_threads: int = 16,
     ) -> None:
-        self._metadata = metadata
-        self._chunks = chunks
         self._reader = reader
         self._nursery = nursery
         self._read_ahead_bytes = read_ahead_bytes
-        self._read_only = read_only
         self._decoded_bytes_max = decoded_bytes_max
-        # Two kinds of threads, so that readers who wait for the store never hold up those who need not.
-        self._local = trio.CapacityLimiter(local_threads)
-        self._remote = trio.CapacityLimiter(remote_threads)
+        self._metadata = metadata
+        self._loads = Loads(
+            metadata,
+            chunks,
+            reader,
+            nursery,
+            arrived=self._remember,
+            absent=self._look_far,
+            read_only=read_only,
+        )
         self._decoded: OrderedDict[int, bytes] = OrderedDict()
         self._decoded_bytes = 0
-        self._loads: dict[int, _Load] = {}
         self._far_steps = 0
         self._far_wanted = False
         """Whether readers wait for the store."""
         self._far_rest_until = -math.inf
-        self._refresh: Callable[[], Awaitable[None]] | None = None
         self._streams: OrderedDict[tuple[int, int], _Stream] = OrderedDict()
         """By slot of the snapshot (0: the present) and inode."""
 
@@ -162,7 +143,7 @@ class Reading:
     def refresh_with(self, refresh: Callable[[], Awaitable[None]]) -> None:
         """From now on `refresh` is awaited, which brings the index up to date, before a missing pack is
         damage."""
-        self._refresh = refresh
+        self._loads.refresh_with(refresh)
 
     def forget(self) -> None:
         """Drop the decoded chunks, so that the next reads go to cache and store."""
@@ -170,9 +151,9 @@ class Reading:
         self._decoded_bytes = 0
         self._streams.clear()
 
-    def _sources(self, found: list[tuple[int, Extent]]) -> dict[int, "bytes | _Load"]:
+    def _sources(self, found: list[tuple[int, Extent]]) -> dict[int, bytes | Load]:
         """Per chunk its bytes, or the load that will have them; starts the loads that are missing."""
-        sources: dict[int, bytes | _Load] = {}
+        sources: dict[int, bytes | Load] = {}
         missing: dict[int, ChunkRef] = {}
         for _, extent in found:
             number = extent.chunk
@@ -182,18 +163,18 @@ class Reading:
             if raw is not None:
                 self._decoded.move_to_end(number)
                 sources[number] = raw
-            elif number in self._loads:
-                sources[number] = self._loads[number]
+            elif (load := self._loads.get(number)) is not None:
+                sources[number] = load
             else:
                 # Where it lies is looked up while it is surely referred to.
-                ref = self._reference(number)
+                ref = self._loads.reference(number)
                 small = self._small_now(number, ref)
                 if small is None:
                     missing[number] = ref
                 else:
                     sources[number] = small
         if missing:
-            sources.update(self._start(missing))
+            sources.update(self._loads.start(missing, ahead=False))
         return sources
 
     def _small_now(self, number: int, ref: ChunkRef) -> bytes | None:
@@ -220,7 +201,7 @@ class Reading:
             self._look_far_ahead(rows, stream, row, end)
         target = min(end + stream.window, row.size)
         start = max(stream.fetched, end)
-        if start >= row.size or target - start < min(stream.window // 2, row.size - start):
+        if start >= row.size or target - start < min(stream.window // 2, _LOAD_BYTES, row.size - start):
             return
         if len(self._loads) > _LOADS_MAX:
             return
@@ -228,15 +209,15 @@ class Reading:
         nbytes = 0
         for _, extent in extents.covering(rows, row.ino, start, target):
             number = extent.chunk
-            if number == HOLE or number in self._decoded or number in self._loads or number in batch:
+            if number == HOLE or number in self._decoded or number in batch or self._loads.get(number):
                 continue
-            batch[number] = self._reference(number)
+            batch[number] = self._loads.reference(number)
             nbytes += extent.length
             if nbytes >= _LOAD_BYTES:
-                self._start(batch)
+                self._loads.start(batch, ahead=True)
                 batch, nbytes = {}, 0
         if batch:
-            self._start(batch)
+            self._loads.start(batch, ahead=True)
         stream.fetched = target
 
     def _look_far_ahead(self, rows: Readable, stream: _Stream, row: Inode, end: int) -> None:
@@ -248,14 +229,14 @@ class Reading:
         found = extents.covering(rows, row.ino, start, target)
         numbers = {extent.chunk: None for _, extent in found if extent.chunk != HOLE}
         stream.far = target
-        self._nursery.start_soon(self._fetch_far, [self._reference(number) for number in numbers])
+        self._nursery.start_soon(self._fetch_far, [self._loads.reference(number) for number in numbers])
 
     async def _fetch_far(self, refs: list[ChunkRef]) -> None:
         """Nobody waits for it: who needs what could not be had asks again, and is told why."""
         self._far_steps += 1
         kept = 0
         try:
-            kept = await trio.to_thread.run_sync(self._reader.prefetch, refs, limiter=self._remote)
+            kept = await self._loads.prefetch(refs)
         except (FusegwError, OSError) as error:
             log.debug("nothing is fetched far ahead: %s", error)
         finally:
@@ -264,84 +245,9 @@ class Reading:
             self._far_wanted = False
             self._far_rest_until = trio.current_time() + _FAR_REST_S
 
-    def _start(self, refs: dict[int, ChunkRef]) -> dict[int, _Load]:
-        """Begin to load chunks, which lie there."""
-        loads = {number: _Load() for number in refs}
-        self._loads.update(loads)
-        self._nursery.start_soon(self._load, loads, list(refs.values()))
-        return loads
-
-    async def _load(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
-        """Load chunks together; when one cannot be had, one by one, since the others are fine.
-
-        A store that does not answer is not asked for each of them: readers wait for all those tries.
-        """
-        try:
-            await self._fetch(loads, refs)
-        except Unavailable as error:
-            for load in loads.values():
-                load.error = error
-        except (FusegwError, OSError):
-            for (number, load), ref in zip(loads.items(), refs, strict=True):
-                await self._load_alone(number, load, ref)
-        finally:
-            for number, load in loads.items():
-                self._loads.pop(number, None)
-                load.done.set()
-
-    async def _load_alone(self, number: int, load: _Load, ref: ChunkRef) -> None:
-        """Damage counts only where the chunk lies: it may have been moved while it was being fetched, and a
-        pack that is gone may have been given up since this index knew of it."""
-        while load.raw is None:
-            load.error = None
-            try:
-                await self._fetch({number: load}, [ref])
-            except NotFound as error:
-                load.error = Corrupt(f"a pack is missing, restore it from another copy: {error}")
-                await self._refreshed()
-            except (FusegwError, OSError) as error:
-                load.error = error
-            if not isinstance(load.error, Corrupt):
-                return
-            now = self._reference_if_any(number)
-            if now is None or now == ref:
-                if now is not None:
-                    self._damaged(number, load.error)
-                return
-            ref = now
-
-    async def _refreshed(self) -> None:
-        """The index is as new as it can be had."""
-        if self._refresh is not None:
-            try:
-                await self._refresh()
-            except FusegwError as error:
-                log.debug("the index cannot be refreshed: %s", error)
-
-    async def _fetch(self, loads: dict[int, _Load], refs: list[ChunkRef]) -> None:
-        """What is here is handed out before the store is asked for the rest."""
-        raws = await trio.to_thread.run_sync(self._reader.read_local, refs, limiter=self._local)
-        absent: list[tuple[int, _Load]] = []
-        absent_refs: list[ChunkRef] = []
-        for (number, load), ref, raw in zip(loads.items(), refs, raws, strict=True):
-            if raw is None:
-                absent.append((number, load))
-                absent_refs.append(ref)
-            else:
-                self._arrived(number, load, raw)
-        if absent:
-            self._far_wanted = trio.current_time() >= self._far_rest_until
-            fetched = await trio.to_thread.run_sync(self._reader.fetch, absent_refs, limiter=self._remote)
-            for (number, load), raw in zip(absent, fetched, strict=True):
-                self._arrived(number, load, raw)
-
-    def _arrived(self, number: int, load: _Load, raw: bytes) -> None:
-        load.raw = raw
-        load.done.set()
-        self._remember(number, raw)
-
-    def _reference(self, number: int) -> ChunkRef:
-        return reference(self._metadata.change(), self._chunks, number)
+    def _look_far(self) -> None:
+        """A reader has to wait for the store."""
+        self._far_wanted = trio.current_time() >= self._far_rest_until
 
     def _remember(self, number: int, raw: bytes) -> None:
         if number not in self._decoded:
@@ -350,28 +256,3 @@ class Reading:
             while self._decoded_bytes > self._decoded_bytes_max and len(self._decoded) > 1:
                 _, old = self._decoded.popitem(last=False)
                 self._decoded_bytes -= len(old)
-
-    def _reference_if_any(self, number: int) -> ChunkRef | None:
-        return None if self._metadata.get(CHUNK, number) is None else self._reference(number)
-
-    def _damaged(self, number: int, error: Corrupt) -> None:
-        log.error(
-            "a chunk is damaged in cache and store, the next write of the same data replaces it: %s", error
-        )
-        if not self._read_only:
-            with self._metadata.change() as change:
-                self._chunks.distrust(change, number)
-
-
-def reference(change: Change, chunks: Chunks, number: int) -> ChunkRef:
-    """All it takes to read the chunk where it lies now; Corrupt when the index does not say it."""
-    chunk = chunks.row(change, number)
-    pack = chunks.pack(change, chunk.pack)
-    return ChunkRef(
-        chunk_id=chunk.chunk_id,
-        location=Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
-        pack_id=pack.pack_id,
-        pack_size=pack.size,
-        key_version=pack.key_version,
-        salt=pack.salt,
-    )

@@ -139,16 +139,16 @@ async def test_a_chunk_that_moved_while_it_was_read_is_no_damage(
             for number, _ in list(runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)):
                 runtime.chunks.distrust(change, number)
         stale = {
-            number: runtime.reading._reference(number)
+            number: runtime.reading._loads.reference(number)
             for number, _ in runtime.metadata.scan(CHUNK, 0, PACK_NUMBER_END)
         }
         await write_file(runtime, b"new", DATA)
         await runtime.volume.barrier()
         assert not set(old) & {info.key for info in store.list("packs/")}
         forget_cached(runtime)
-        real = runtime.reading._reference
+        real = runtime.reading._loads.reference
         monkeypatch.setattr(
-            runtime.reading, "_reference", lambda number: stale.pop(number, None) or real(number)
+            runtime.reading._loads, "reference", lambda number: stale.pop(number, None) or real(number)
         )
         assert await read_file(runtime, b"old") == DATA
         assert not stale and marked(runtime) == 0

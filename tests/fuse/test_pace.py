@@ -1,5 +1,6 @@
 """Waiting for the kernel: nobody is forgotten, nobody starves, and a reader never finds nothing to read."""
 
+import math
 import socket
 from collections.abc import Iterator
 
@@ -133,3 +134,47 @@ async def test_a_withdrawn_request_is_not_taken_for_one(
     await readiness.wait_readable(ours.fileno())
     assert woken == 3
     assert ours.recv(1) == b"x"
+
+
+class Client:
+    """Its request is there at the look `at` of a wait, or when the reader has parked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readiness = Readiness(LOOKS_MAX)
+        self.readiness._poll = self  # type: ignore[assignment]
+        self.at, self.looks, self.parked = 1.0, 0, False
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", self.park)
+
+    async def park(self, fd: int) -> None:
+        self.parked = True
+
+    def poll(self, timeout: int) -> bool:
+        self.looks += 1
+        return self.parked or self.looks >= self.at
+
+    async def looks_until(self, at: float) -> int:
+        self.at, self.looks, self.parked = at, 0, False
+        await self.readiness.wait_readable(0)
+        return self.looks
+
+
+async def test_a_stream_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two requests the first is there at once and the second comes late: looking did not pay."""
+    client = Client(monkeypatch)
+    series = 0
+    for _ in range(100):
+        await client.looks_until(1)
+        series += await client.looks_until(math.inf) > LOOKS_MAX
+    assert series < 25
+
+
+async def test_looking_that_pays_is_taken_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(monkeypatch)
+    for _ in range(100):
+        await client.looks_until(math.inf)
+    parked = 0
+    for _ in range(300):
+        await client.looks_until(50)
+        parked += client.parked
+    assert 0 < parked < 100
+    assert await client.looks_until(50) == 50
