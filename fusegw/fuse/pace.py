@@ -54,7 +54,7 @@ class GreedyLock:
 class Readiness:
     """`wait_readable` for the one descriptor of the session.
 
-    Trust falls with each series of looks that saw nothing, and rises with each that saw something after its
+    Trust falls with each series of looks that saw nothing, and is whole after one that saw something after its
     first look; without trust only every `_RETRY_EVERY`th wait begins with a series, the others with one look.
     The requests of a stream come in pairs, one at the first look and the next too late for any: looking would
     keep a processor from the threads that encode and decode.
@@ -78,8 +78,8 @@ class Readiness:
         for look in range(self._looks()):
             if poll.poll(0):
                 self._in_a_row += 1
-                if look and self._trust < _TRUST_MAX:
-                    self._trust += 1
+                if look:
+                    self._trust = _TRUST_MAX
                 return
         self._in_a_row = 0
         if self._trust:
