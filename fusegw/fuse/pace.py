@@ -54,8 +54,8 @@ class GreedyLock:
 class Readiness:
     """`wait_readable` for the one descriptor of the session.
 
-    Trust falls with each series of looks that saw nothing, and is whole after one that saw something after its
-    first look; without trust only every `_RETRY_EVERY`th wait begins with a series, the others with one look.
+    Trust falls with each series of looks that saw nothing; one that saw something after its first look makes
+    it whole. Without trust only every `_RETRY_EVERY`th wait begins with a series, the others with one look.
     The requests of a stream come in pairs, one at the first look and the next too late for any: looking would
     keep a processor from the threads that encode and decode.
     """
