@@ -27,11 +27,11 @@ from fusegw.keys.hierarchy import VolumeKeys
 from fusegw.meta.schema import CHUNK, PACK, PACK_LOCAL, STATE, STATE_FILES, STATE_ROLLBACK, Chunk, Pack
 from fusegw.meta.view import View
 from fusegw.packs.files import PackFiles
-from fusegw.packs.format import Location, object_key
-from fusegw.packs.reader import ChunkRef
+from fusegw.packs.format import object_key
 from fusegw.store.base import ObjectStore
 from fusegw.store.readonly import ReadOnlyStore
 from fusegw.vfs.contents import Piece
+from fusegw.vfs.loads import chunk_ref
 from fusegw.vfs.mending import Suspect
 
 OnProgress = Callable[[str, float, float | None], None]
@@ -297,9 +297,7 @@ class _Run:
         pack = view.sound_row(PACK, chunk.pack)
         if pack is None:
             return []  # The index was found damaged there.
-        place = Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
-        ref = ChunkRef(chunk.chunk_id, place, pack.pack_id, pack.key_version, pack.salt, pack.size)
-        return [(number, Piece(0, chunk.raw, number, 0, ref))]
+        return [(number, Piece(0, chunk.raw, number, 0, chunk_ref(chunk, pack)))]
 
     def _slowed(self, turn: list[tuple[int, Piece]]) -> Iterator[tuple[int, Piece]]:
         """No faster than the rate allows."""

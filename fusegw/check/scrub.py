@@ -38,11 +38,11 @@ from fusegw.meta.schema import (
     decode_scrubbed,
     encode_scrubbed,
 )
-from fusegw.packs.format import PACK_SIZE_MAX, Location, object_key
-from fusegw.packs.reader import ChunkRef
+from fusegw.packs.format import PACK_SIZE_MAX, object_key
 from fusegw.ship.log import LogShipper
 from fusegw.store.base import ObjectStore
 from fusegw.vfs.contents import Piece
+from fusegw.vfs.loads import chunk_ref
 from fusegw.vfs.mending import Mender, Suspect
 
 log = logging.getLogger(__name__)
@@ -230,10 +230,7 @@ class Scrub:
         with self._metadata.view() as view:
             for chunk_number, chunk in view.sound(CHUNK):
                 if chunk.pack == number:
-                    place = Location(number, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
-                    ref = ChunkRef(
-                        chunk.chunk_id, place, pack.pack_id, pack.key_version, pack.salt, pack.size
-                    )
+                    ref = chunk_ref(chunk, pack)
                     jobs.append((chunk_number, Piece(0, chunk.raw, chunk_number, 0, ref)))
         return jobs
 

@@ -15,9 +15,10 @@ from cache import PackCache
 from fusegw.errors import Corrupt, NotFound
 from fusegw.meta.schema import Chunk, Pack
 from fusegw.packs.fetch import Range
-from fusegw.packs.format import Location, PackKeys, object_key
-from fusegw.packs.reader import ChunkRef, PackReader
+from fusegw.packs.format import PackKeys, object_key
+from fusegw.packs.reader import PackReader
 from fusegw.store.base import ObjectStore
+from fusegw.vfs.loads import chunk_ref
 
 log = logging.getLogger(__name__)
 BURST_STORED_BYTES = 32 << 20
@@ -83,7 +84,7 @@ class LivingSource:
             self._hold(burst, packs)
             found = []
             for one in burst:
-                ref = _ref(one.chunk, packs[one.chunk.pack])
+                ref = chunk_ref(one.chunk, packs[one.chunk.pack])
                 try:
                     (raw,) = self._reader.read([ref])
                 except (Corrupt, NotFound) as error:
@@ -145,14 +146,3 @@ class LivingSource:
         """These bytes are bad."""
         self._held.pop(name, None)
         self._cache.invalidate(name, offset, length)
-
-
-def _ref(chunk: Chunk, pack: Pack) -> ChunkRef:
-    return ChunkRef(
-        chunk_id=chunk.chunk_id,
-        location=Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
-        pack_id=pack.pack_id,
-        pack_size=pack.size,
-        key_version=pack.key_version,
-        salt=pack.salt,
-    )

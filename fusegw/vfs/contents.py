@@ -11,8 +11,8 @@ import msgspec
 from fusegw.errors import Corrupt, Denied, FusegwError, Unavailable
 from fusegw.meta.schema import CHUNK, EXTENT, HOLE, PACK, Extent, Inode
 from fusegw.meta.view import View
-from fusegw.packs.format import Location
 from fusegw.packs.reader import ChunkRef, PackReader
+from fusegw.vfs.loads import chunk_ref
 
 Result = bytes | memoryview | FusegwError
 """A piece's bytes, or why they cannot be had."""
@@ -135,6 +135,4 @@ def _piece(view: View, offset: int, extent: Extent) -> Piece:
     if extent.chunk_offset + extent.length > chunk.raw:
         what = f"chunk {extent.chunk:#x} is shorter than an extent that refers to it"
         return Piece(offset, extent.length, extent.chunk, problem=what)
-    place = Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec)
-    ref = ChunkRef(chunk.chunk_id, place, pack.pack_id, pack.key_version, pack.salt, pack.size)
-    return Piece(offset, extent.length, extent.chunk, extent.chunk_offset, ref)
+    return Piece(offset, extent.length, extent.chunk, extent.chunk_offset, chunk_ref(chunk, pack))

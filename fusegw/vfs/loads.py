@@ -18,7 +18,7 @@ import trio
 from fusegw.errors import Corrupt, FusegwError, NotFound, Unavailable
 from fusegw.meta.chunks import Chunks
 from fusegw.meta.metadata import Change, Metadata
-from fusegw.meta.schema import CHUNK
+from fusegw.meta.schema import CHUNK, Chunk, Pack
 from fusegw.packs.format import Location
 from fusegw.packs.reader import ChunkRef, PackReader
 
@@ -233,7 +233,11 @@ def _first_of(batches: deque[_Batch]) -> _Batch | None:
 def reference(change: Change, chunks: Chunks, number: int) -> ChunkRef:
     """All it takes to read the chunk where it lies now; Corrupt when the index does not say it."""
     chunk = chunks.row(change, number)
-    pack = chunks.pack(change, chunk.pack)
+    return chunk_ref(chunk, chunks.pack(change, chunk.pack))
+
+
+def chunk_ref(chunk: Chunk, pack: Pack) -> ChunkRef:
+    """All it takes to read the chunk of that row, from its own and its pack's."""
     return ChunkRef(
         chunk_id=chunk.chunk_id,
         location=Location(chunk.pack, chunk.record, chunk.offset, chunk.stored, chunk.raw, chunk.codec),
