@@ -28,8 +28,8 @@ quarter faster than with zstd's choice, for 1.6 % (level 2) or 0.2 % (level 3) m
 finds short matches only in small tables, they may be a byte shorter than zstd's."""
 _WINDOW: dict[int, int] = {DParameter.windowLogMax: RAW_SIZE_MAX.bit_length() - 1}
 _idle_decompressors: list[EndlessZstdDecompressor] = []
-"""Contexts that wait for their next chunk. Each holds buffers as long as its chunks, whose pages the kernel
-would otherwise find and clear for every chunk."""
+"""Contexts that wait for their next chunk, as many as were ever in use at once. Each holds buffers as long as
+its chunks, whose pages the kernel would otherwise find and clear for every chunk."""
 
 
 class Compressor:
